@@ -1,0 +1,85 @@
+/**
+ * What compute takes and gives: plain specs in, facts out. Compute never sees the catalog.
+ *
+ * A compute is the running Postgres of an endpoint: one process tree, one Unix socket, known by its endpoint id.
+ */
+import type { TimelineRef, FileOwner } from '../storage/types.ts';
+
+export interface ComputeSpec {
+  endpointId: string;
+  timeline: TimelineRef;
+  pgVersion: number;
+  owner: FileOwner | undefined;
+  /** Compute units; memory settings follow max, connections follow design reference 4.5. */
+  minCu: number;
+  maxCu: number;
+  /** Validated `pg_settings` of the endpoint (over the project's defaults). */
+  pgSettings: Record<string, string>;
+  /** shared_preload_libraries, already checked against the allow list. */
+  preloadLibraries: readonly string[];
+  /** wal_level=logical. */
+  logicalReplication: boolean;
+}
+
+export interface ComputeAddress {
+  /** Directory of the Unix socket; the file is `.s.PGSQL.5432`. */
+  socketDirectory: string;
+  port: number;
+}
+
+/** A pending change inside Postgres, each idempotent. Applied in the order given. */
+export type ComputeChange =
+  | { kind: 'create_role'; name: string; verifier: string | null; noLogin: boolean }
+  | { kind: 'set_verifier'; name: string; verifier: string }
+  | { kind: 'drop_role'; name: string }
+  | { kind: 'create_database'; name: string; owner: string }
+  | { kind: 'alter_database'; name: string; newName: string; owner: string }
+  | { kind: 'drop_database'; name: string };
+
+/** What pg_authid and pg_database say, internal ones left out. */
+export interface RolesAndDatabases {
+  roles: { name: string; verifier: string | null; canLogin: boolean }[];
+  databases: { name: string; owner: string }[];
+  /** Changes when any of the above does. */
+  fingerprint: string;
+}
+
+export interface ComputeActivity {
+  endpointId: string;
+  /** Client backends that are active, in a transaction, or walsenders of a client: a reason to stay awake. */
+  busy: boolean;
+  /** Milliseconds since anything of a client last happened. */
+  idleMs: number;
+  /** As in RolesAndDatabases, from the latest poll. */
+  fingerprint: string;
+}
+
+/**
+ * The engine's compute half. All methods are idempotent.
+ * Errors: AppError 'not_found' (no such compute), 'unavailable' (did not start in time), 'unprocessable' (setting refused).
+ */
+export interface Supervisor {
+  /**
+   * Starts Postgres on the timeline, finishes recovery of a fresh clone, applies `changes`, and returns when clients
+   * may enter. Already running with the same spec: applies `changes` only. Running with another spec: restarts.
+   */
+  start(spec: ComputeSpec, changes: readonly ComputeChange[]): Promise<ComputeAddress>;
+  /** Clean shutdown (fast, then immediate after a deadline). No error when it is not running. */
+  suspend(endpointId: string): Promise<void>;
+  /** Runs changes on a running compute; throws 'not_found' when it is not running. */
+  applyChanges(endpointId: string, changes: readonly ComputeChange[]): Promise<void>;
+  rolesAndDatabases(endpointId: string): Promise<RolesAndDatabases>;
+  /** Undefined when it is not running. Never blocks. */
+  address(endpointId: string): ComputeAddress | undefined;
+  /** Polls computes that had connections since the last poll. */
+  activity(endpointId: string): Promise<ComputeActivity | undefined>;
+  /** The proxy tells how many client connections are open; a compute without any is not polled. */
+  noteConnections(endpointId: string, open: number): void;
+  running(): readonly string[];
+  /** Finds computes that outlived a crash of Ballast (by postmaster.pid) and takes them over. */
+  adopt(): Promise<readonly string[]>;
+  /** Called for each compute that ended without being asked to. */
+  onExit(listener: (endpointId: string) => void): void;
+  /** Stops every compute; used at shutdown. */
+  stopAll(): Promise<void>;
+}

@@ -1,0 +1,107 @@
+/**
+ * Every setting, declared once: flag, environment variable, default and help. Read and validated at start, then
+ * handed down as a plain value; nothing else reads process.env.
+ */
+import os from 'node:os';
+import path from 'node:path';
+
+export interface Config {
+  dataDir: string;
+  /** Directory of all timelines; default `<data-dir>/pool`. */
+  pool: string;
+  /** Address on which API and proxy listen. */
+  listen: string;
+  apiPort: number;
+  pgPort: number;
+  domain: string;
+  /** PEM files for a real domain; both or none. */
+  tlsCert: string | undefined;
+  tlsKey: string | undefined;
+  /** `postgres://…` of a catalog that somebody else runs; undefined: the embedded one. */
+  catalogUrl: string | undefined;
+  /** Where `ballast postgres install` puts majors that are not bundled; default `<data-dir>/postgres-packages`. */
+  postgresPackages: string;
+  logLevel: string;
+  /** First uid used when running as root. */
+  computeUidBase: number;
+  /** Seconds for suspend_timeout_seconds = 0. */
+  defaultSuspendTimeoutSeconds: number;
+}
+
+interface Setting {
+  flag: string;
+  env: string;
+  placeholder: string;
+  help: string;
+  fallback: string | undefined;
+}
+
+const DEFAULT_DATA_DIR = path.join(os.homedir(), '.ballast');
+
+export const SETTINGS = {
+  dataDir: { flag: 'data-dir', env: 'BALLAST_DATA_DIR', placeholder: 'dir', fallback: DEFAULT_DATA_DIR, help: 'where everything is kept' },
+  pool: { flag: 'pool', env: 'BALLAST_POOL', placeholder: 'dir', fallback: undefined, help: 'directory of all timelines, best on XFS, btrfs or APFS (default: <data-dir>/pool)' },
+  listen: { flag: 'listen', env: 'BALLAST_LISTEN', placeholder: 'address', fallback: '127.0.0.1', help: 'address on which the API and the proxy listen' },
+  apiPort: { flag: 'api-port', env: 'BALLAST_API_PORT', placeholder: 'port', fallback: '8080', help: 'port of the API' },
+  pgPort: { flag: 'pg-port', env: 'BALLAST_PG_PORT', placeholder: 'port', fallback: '5432', help: 'port of the Postgres proxy' },
+  domain: { flag: 'domain', env: 'BALLAST_DOMAIN', placeholder: 'name', fallback: 'localhost', help: 'endpoints are <endpoint id>.<domain>' },
+  tlsCert: { flag: 'tls-cert', env: 'BALLAST_TLS_CERT', placeholder: 'file', fallback: undefined, help: 'certificate chain for *.<domain> (PEM); default: a local one' },
+  tlsKey: { flag: 'tls-key', env: 'BALLAST_TLS_KEY', placeholder: 'file', fallback: undefined, help: 'its private key (PEM)' },
+  catalogUrl: { flag: 'catalog-url', env: 'BALLAST_CATALOG_URL', placeholder: 'url', fallback: undefined, help: 'a PostgreSQL database for the catalog (default: an embedded one)' },
+  postgresPackages: { flag: 'postgres-packages', env: 'BALLAST_POSTGRES_PACKAGES', placeholder: 'dir', fallback: undefined, help: 'where installed Postgres majors are kept (default: <data-dir>/postgres-packages)' },
+  logLevel: { flag: 'log-level', env: 'BALLAST_LOG_LEVEL', placeholder: 'level', fallback: 'info', help: 'trace, debug, info, warn, error or silent' },
+  computeUidBase: { flag: 'compute-uid-base', env: 'BALLAST_COMPUTE_UID_BASE', placeholder: 'uid', fallback: '700000', help: 'first of the user ids under which Postgres runs when Ballast is root' },
+  defaultSuspendTimeoutSeconds: { flag: 'default-suspend-timeout', env: 'BALLAST_DEFAULT_SUSPEND_TIMEOUT', placeholder: 'seconds', fallback: '300', help: 'idle seconds before a compute suspends when its endpoint says 0' },
+} as const satisfies Record<keyof Config, Setting>;
+
+export class ConfigError extends Error {}
+
+type Raw = Partial<Record<keyof Config, string | undefined>>;
+
+/** Flags win over the environment, which wins over defaults. Throws ConfigError naming the flag. */
+export function readConfig(flags: Raw, env: NodeJS.ProcessEnv): Config {
+  const text = (name: keyof Config): string | undefined => {
+    const setting: Setting = SETTINGS[name];
+    return flags[name] ?? (env[setting.env] || undefined) ?? setting.fallback;
+  };
+  const dataDir = path.resolve(text('dataDir')!);
+  const inDataDir = (name: keyof Config, leaf: string) => path.resolve(text(name) ?? path.join(dataDir, leaf));
+  const file = (name: keyof Config) => (text(name) === undefined ? undefined : path.resolve(text(name)!));
+  const config: Config = {
+    dataDir,
+    pool: inDataDir('pool', 'pool'),
+    listen: text('listen')!,
+    apiPort: integer('apiPort', text('apiPort')!, 0, 65535),
+    pgPort: integer('pgPort', text('pgPort')!, 0, 65535),
+    domain: text('domain')!.toLowerCase(),
+    tlsCert: file('tlsCert'),
+    tlsKey: file('tlsKey'),
+    catalogUrl: text('catalogUrl'),
+    postgresPackages: inDataDir('postgresPackages', 'postgres-packages'),
+    logLevel: text('logLevel')!,
+    computeUidBase: integer('computeUidBase', text('computeUidBase')!, 1, 2 ** 31),
+    defaultSuspendTimeoutSeconds: integer('defaultSuspendTimeoutSeconds', text('defaultSuspendTimeoutSeconds')!, 1, 604800),
+  };
+  validate(config);
+  return config;
+}
+
+function integer(name: keyof Config, text: string, min: number, max: number): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < min || value > max) {
+    throw new ConfigError(`--${SETTINGS[name].flag} must be a whole number from ${min} to ${max}, not "${text}"`);
+  }
+  return value;
+}
+
+function validate(config: Config): void {
+  if ((config.tlsCert === undefined) !== (config.tlsKey === undefined)) {
+    throw new ConfigError('--tls-cert and --tls-key go together');
+  }
+  if (!/^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/.test(config.domain)) {
+    throw new ConfigError(`--domain is not a host name: "${config.domain}"`);
+  }
+  if (!['trace', 'debug', 'info', 'warn', 'error', 'silent'].includes(config.logLevel)) {
+    throw new ConfigError(`--log-level must be trace, debug, info, warn, error or silent, not "${config.logLevel}"`);
+  }
+}

@@ -1,0 +1,39 @@
+/**
+ * The proxy's only door to the control plane. The proxy knows nothing else of Ballast.
+ */
+export interface ProxyEndpoint {
+  endpointId: string;
+  projectId: string;
+  branchId: string;
+  disabled: boolean;
+  /** Single addresses, CIDR or `a-b` ranges; empty: all may connect. */
+  allowedIps: readonly string[];
+  blockPublicConnections: boolean;
+}
+
+export interface SocketAddress {
+  /** Path of the compute's Unix socket file. */
+  path: string;
+}
+
+/**
+ * All answers come from memory where they can: a catalog outage must not stop connections to known endpoints.
+ */
+export interface ProxyAccess {
+  /** Takes an endpoint id (without `-pooler`). Undefined: no such endpoint. Never wakes anything. */
+  endpoint(endpointId: string): Promise<ProxyEndpoint | undefined>;
+  /** The role's SCRAM verifier on that branch; undefined: no such role, or it cannot log in with a password. */
+  verifier(endpoint: ProxyEndpoint, role: string): Promise<string | undefined>;
+  /**
+   * Reads roles back from a running compute when SQL may have changed them (a login failed, or Postgres refused a key).
+   * Returns true when something changed. At most one run per endpoint and second; a sleeping compute is left asleep.
+   */
+  refreshVerifiers(endpoint: ProxyEndpoint): Promise<boolean>;
+  /**
+   * Address of the running compute, waking it first when it sleeps; waits out a suspend, a create or a restart.
+   * `stale` is an address that just refused a connection. Throws AppError with a text for the client.
+   */
+  wake(endpoint: ProxyEndpoint, options: { signal: AbortSignal; stale?: SocketAddress }): Promise<SocketAddress>;
+  /** Tells how many client connections the endpoint has now. */
+  noteConnections(endpoint: ProxyEndpoint, open: number): void;
+}

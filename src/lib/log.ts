@@ -1,0 +1,26 @@
+/**
+ * Structured logs (JSON lines on stderr). One logger is made in main.ts and handed down; children carry ids.
+ * Anything that could hold a secret is redacted by name, as a second wall: callers must not log secrets at all.
+ */
+import { pino } from 'pino';
+import type { Logger as PinoLogger } from 'pino';
+
+export type Logger = PinoLogger;
+
+const SECRET_FIELDS = ['password', 'verifier', 'key', 'authorization', 'connection_uri', 'secret', 'uri'];
+
+export function createLogger(options: { level: string; file?: string }): Logger {
+  return pino(
+    {
+      level: options.level,
+      base: null,
+      redact: { paths: SECRET_FIELDS.flatMap((field) => [field, `*.${field}`]), censor: '[redacted]' },
+    },
+    pino.destination({ dest: options.file ?? 2, sync: false, mkdir: true }),
+  );
+}
+
+/** For tests and for callers that have nothing to say. */
+export function silentLogger(): Logger {
+  return pino({ level: 'silent' });
+}

@@ -1,0 +1,33 @@
+/**
+ * Operations: the public rows are the queue. A request appends them in its own transaction; the runner does the work.
+ */
+import type { JsonObject, OperationAction, OperationRow, Queryable } from '../catalog/types.ts';
+
+export interface NewOperation {
+  projectId: string;
+  branchId: string;
+  endpointId?: string;
+  action: OperationAction;
+  payload?: JsonObject;
+}
+
+/** Made by operations/queue.ts; the control plane knows this and no more. */
+export interface OperationQueue {
+  /**
+   * Appends in order, inside the caller's transaction. The first of a branch with nothing before it is answered as
+   * `running`, the rest as `scheduling`, as clients expect.
+   */
+  append(tx: Queryable, operations: readonly NewOperation[]): Promise<OperationRow[]>;
+  /** Tell the runner that a transaction with new operations has committed. Cheap, never throws. */
+  poke(): void;
+  /** Resolves when the operation has ended, with its final row. Rejects when the signal aborts. */
+  ended(operationId: string, signal: AbortSignal): Promise<OperationRow>;
+}
+
+/** One file per action in operations/actions/. Both functions are idempotent. */
+export interface Action {
+  /** Throwing an AppError of kind 'unavailable' or anything unknown retries with backoff; other AppErrors fail at once. */
+  run(operation: OperationRow, signal: AbortSignal): Promise<void>;
+  /** After the last try: puts rows and engine into a state that the user can read and leave. */
+  undo(operation: OperationRow): Promise<void>;
+}

@@ -1,0 +1,116 @@
+/**
+ * What storage takes and gives: plain specs in, facts out. Storage never sees the catalog.
+ *
+ * A timeline is a branch's data on disk, at `<pool>/<projectId>/<branchId>/` (layout in storage/layout.ts).
+ */
+import type { Lsn } from '../lib/lsn.ts';
+
+export interface TimelineRef {
+  projectId: string;
+  branchId: string;
+}
+
+/** The operating-system user that owns a project's files and runs its computes. Undefined: Ballast's own user. */
+export interface FileOwner {
+  uid: number;
+  gid: number;
+}
+
+export type CloneMode = 'reflink' | 'snapshot' | 'copy';
+
+export interface RootTimelineSpec extends TimelineRef {
+  pgVersion: number;
+  owner: FileOwner | undefined;
+}
+
+export interface ChildTimelineSpec extends TimelineRef {
+  parentBranchId: string;
+  owner: FileOwner | undefined;
+  /** `head` is the newest transaction that was durable when the work began. */
+  point: { kind: 'head' } | { kind: 'lsn'; lsn: Lsn };
+}
+
+/** The content of timeline.json, the commit record of a timeline. Without that file the directory is garbage. */
+export interface TimelineRecord extends TimelineRef {
+  formatVersion: 1;
+  pgVersion: number;
+  /** PostgreSQL's system identifier, one per project, decimal. */
+  systemIdentifier: string;
+  parentBranchId: string | null;
+  /** Where it left its parent. Null for a root. */
+  branchLsn: Lsn | null;
+  /** Time of the last commit at or before branchLsn, ISO with microseconds; null when none was seen. */
+  branchTimestamp: string | null;
+  /**
+   * What the first start still has to do:
+   * `none`: started before. `promote`: at-rest clone, recovery.signal only bumps the timeline id.
+   * `replay`: staged WAL must be replayed; it runs with fsync off, and everything is synced before clients enter.
+   */
+  recovery: 'none' | 'promote' | 'replay';
+  /** The clone may hold enabled subscriptions, which must be dropped before a launcher can run. */
+  suspectSubscriptions: boolean;
+  createdAt: string;
+}
+
+export interface PoolStatus {
+  path: string;
+  cloneMode: CloneMode;
+  fileSystem: string;
+  totalBytes: number;
+  freeBytes: number;
+  /** `ok`; `high`: new branches are refused; `full`: writers must be suspended. */
+  watermark: 'ok' | 'high' | 'full';
+}
+
+export interface TimelineSize {
+  /** Bytes of all files as Postgres sees them. */
+  logicalBytes: number;
+  /** Extents of the large files (FIEMAP); undefined where they cannot be counted. */
+  extents: number | undefined;
+}
+
+/** What storage needs of a running read-write compute, injected by the composition root. */
+export interface LivePostgres {
+  /** One statement on an internal (cloud_admin) session; rows as arrays of text or null. */
+  query(sql: string): Promise<(string | null)[][]>;
+  /** A session of its own (pg_backup_start and pg_backup_stop must share one). */
+  session<T>(work: (query: (sql: string) => Promise<(string | null)[][]>) => Promise<T>): Promise<T>;
+}
+
+export type FindLivePostgres = (timeline: TimelineRef) => LivePostgres | undefined;
+
+/**
+ * The engine's storage half. Every method is idempotent: run twice, or run again after a crash at any point,
+ * it ends in the same state.
+ *
+ * Errors: AppError 'not_found' (no such timeline), 'unavailable' (pool full; try later), 'unprocessable' (bad point).
+ */
+export interface Storage {
+  /** Clones the template of a major with a new system identifier. */
+  createRootTimeline(spec: RootTimelineSpec): Promise<TimelineRecord>;
+  /** materialise(parent, point): durable when it returns; the first start finishes recovery. */
+  createChildTimeline(spec: ChildTimelineSpec): Promise<TimelineRecord>;
+  /** Renames away, then removes; the timeline is gone when it returns. No error if there is none. */
+  deleteTimeline(timeline: TimelineRef): Promise<void>;
+  readTimeline(timeline: TimelineRef): Promise<TimelineRecord | undefined>;
+  /** The live data directory; exists as long as the timeline does. */
+  dataDirectory(timeline: TimelineRef): string;
+  /** Archive directory of the timeline's WAL, writable by its owner. */
+  walDirectory(timeline: TimelineRef): string;
+  /**
+   * Keeps clones away from the data directory while `work` starts or stops its Postgres.
+   * A clone of a suspended timeline holds the same lock for the tens of milliseconds that it takes.
+   */
+  withDataDirectory<T>(timeline: TimelineRef, work: () => Promise<T>): Promise<T>;
+  /** After the first start finished recovery: syncs what recovery wrote, then records recovery = 'none'. */
+  finishRecovery(timeline: TimelineRef): Promise<TimelineRecord>;
+  /** Called when a compute has stopped cleanly: takes a base where that is cheap, rewrites fragmented files. */
+  afterSuspend(timeline: TimelineRef): Promise<void>;
+  size(timeline: TimelineRef): Promise<TimelineSize>;
+  poolStatus(): Promise<PoolStatus>;
+  /** Throws 'unavailable' when a new timeline must be refused for lack of space. */
+  assertRoomForTimeline(): Promise<void>;
+  /** Every timeline that timeline.json vouches for, and directories that nothing vouches for. */
+  listTimelines(): Promise<{ timelines: TimelineRecord[]; garbage: string[] }>;
+  removeGarbage(paths: readonly string[]): Promise<void>;
+}
