@@ -1,0 +1,56 @@
+/**
+ * Four projects, from cheap to dear: `unit` (pure), `pg` (needs Postgres), `contract` (the API against its document),
+ * `acceptance` (the built product from outside, with unmodified clients). One alone: `npm test -- --project unit`.
+ * At most two files run at a time: each may run several Postgres, and the smallest machine that must do has two cores.
+ */
+import { defineConfig } from 'vitest/config';
+
+const SECOND = 1000;
+
+export default defineConfig({
+  test: {
+    pool: 'forks',
+    maxWorkers: 2,
+    // Names the tests that were skipped; with BALLAST_CI=1 they count as failures.
+    reporters: ['default', './scripts/skipped-reporter.mjs'],
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: 'unit',
+          include: ['src/**/*.test.ts'],
+          exclude: ['src/**/*.pg.test.ts'],
+          testTimeout: 15 * SECOND,
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'pg',
+          include: ['src/**/*.pg.test.ts'],
+          testTimeout: 120 * SECOND,
+          hookTimeout: 120 * SECOND,
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'contract',
+          include: ['test/contract/**/*.test.ts'],
+          testTimeout: 60 * SECOND,
+          hookTimeout: 60 * SECOND,
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'acceptance',
+          include: ['test/acceptance/**/*.test.ts'],
+          globalSetup: ['./scripts/built.mjs'],
+          testTimeout: 180 * SECOND,
+          hookTimeout: 180 * SECOND,
+        },
+      },
+    ],
+  },
+});
