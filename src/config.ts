@@ -36,10 +36,8 @@ interface Setting {
   fallback: string | undefined;
 }
 
-const DEFAULT_DATA_DIR = path.join(os.homedir(), '.ballast');
-
 export const SETTINGS = {
-  dataDir: { flag: 'data-dir', env: 'BALLAST_DATA_DIR', placeholder: 'dir', fallback: DEFAULT_DATA_DIR, help: 'where everything is kept' },
+  dataDir: { flag: 'data-dir', env: 'BALLAST_DATA_DIR', placeholder: 'dir', fallback: undefined, help: 'where everything is kept (default: ~/.ballast)' },
   pool: { flag: 'pool', env: 'BALLAST_POOL', placeholder: 'dir', fallback: undefined, help: 'directory of all timelines, best on XFS, btrfs or APFS (default: <data-dir>/pool)' },
   listen: { flag: 'listen', env: 'BALLAST_LISTEN', placeholder: 'address', fallback: '127.0.0.1', help: 'address on which the API and the proxy listen' },
   apiPort: { flag: 'api-port', env: 'BALLAST_API_PORT', placeholder: 'port', fallback: '8080', help: 'port of the API' },
@@ -64,7 +62,7 @@ export function readConfig(flags: Raw, env: NodeJS.ProcessEnv): Config {
     const setting: Setting = SETTINGS[name];
     return flags[name] ?? (env[setting.env] || undefined) ?? setting.fallback;
   };
-  const dataDir = path.resolve(text('dataDir')!);
+  const dataDir = path.resolve(text('dataDir') ?? defaultDataDir(env));
   const inDataDir = (name: keyof Config, leaf: string) => path.resolve(text(name) ?? path.join(dataDir, leaf));
   const file = (name: keyof Config) => (text(name) === undefined ? undefined : path.resolve(text(name)!));
   const config: Config = {
@@ -84,6 +82,17 @@ export function readConfig(flags: Raw, env: NodeJS.ProcessEnv): Config {
   };
   validate(config);
   return config;
+}
+
+/** The home directory may be unset or empty (a service); the user's entry in the password file then says. */
+function defaultDataDir(env: NodeJS.ProcessEnv): string {
+  try {
+    const home = env['HOME'] || os.userInfo().homedir;
+    if (home) return path.join(home, '.ballast');
+  } catch {
+    // This user id has no entry.
+  }
+  throw new ConfigError('there is no home directory: say --data-dir');
 }
 
 function integer(name: keyof Config, text: string, min: number, max: number): number {
