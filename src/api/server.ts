@@ -1,0 +1,169 @@
+/**
+ * The HTTP edge: Fastify with the routes of the contract, one error shape, request ids and security headers.
+ *
+ *   /api/v2/...   the contract (routes.ts)
+ *   /api/v1/...   410, pointing to v2
+ *   /healthz      200 while the process serves
+ *
+ * Bodies arrive as bytes; the contract decodes them (JSON or form) and validates. Bodies, headers and times are bounded.
+ * There are no CORS headers: a browser page of another origin has no business with API keys.
+ */
+import type { AddressInfo } from 'node:net';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { fastify } from 'fastify';
+import { createContract } from '../contract/contract.ts';
+import type { ContractDocument } from '../contract/document.ts';
+import type { ControlPlane } from '../control-plane/control-plane.ts';
+import { errorMessage } from '../lib/errors.ts';
+import type { Logger } from '../lib/log.ts';
+import { errorBody, errorStatus, noSuchRoute, toAppError } from './errors.ts';
+import type { HandlerTable } from './handler.ts';
+import { requestId } from './request-id.ts';
+import { refuseEmptyParameters, registerRoutes } from './routes.ts';
+
+const BODY_LIMIT_BYTES = 1024 * 1024;
+const REQUEST_TIMEOUT_MS = 60_000;
+const KEEP_ALIVE_TIMEOUT_MS = 72_000;
+const MAX_PARAMETER_LENGTH = 2048;
+
+export interface ApiServerOptions {
+  controlPlane: ControlPlane;
+  handlers: HandlerTable;
+  document: ContractDocument;
+  logger: Logger;
+}
+
+export interface ApiServer {
+  /** For routes of other parts (console, reference page) and for tests (`inject`). */
+  app: FastifyInstance;
+  /** Port 0 takes a free one. Throws Error naming `--api-port` or `--listen` when it cannot listen there. */
+  start(listen: string, port: number): Promise<{ host: string; port: number }>;
+  /** Stops accepting, lets running requests end, drops idle connections. */
+  close(): Promise<void>;
+}
+
+export function createApiServer(options: ApiServerOptions): ApiServer {
+  const { controlPlane, handlers, logger } = options;
+  const app = createApp(logger);
+  registerRoutes(app, {
+    contract: createContract(options.document),
+    handlers,
+    controlPlane,
+    authenticator: (token, remoteAddress) => controlPlane.apiKeys.authenticate(token, remoteAddress),
+  });
+  app.get('/healthz', () => ({ status: 'ok' }));
+  for (const url of ['/api/v1', '/api/v1/*']) app.all(url, answerGone);
+  return { app, start: (listen, port) => start(app, listen, port), close: () => app.close() };
+}
+
+function createApp(logger: Logger): FastifyInstance {
+  const app = fastify({
+    logger: false,
+    genReqId: (request) => requestId(request.headers['x-request-id']),
+    requestIdHeader: false,
+    bodyLimit: BODY_LIMIT_BYTES,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
+    forceCloseConnections: 'idle',
+    routerOptions: { maxParamLength: MAX_PARAMETER_LENGTH },
+    frameworkErrors: (error, request, reply) => sendError(logger, error, request, reply),
+    clientErrorHandler: refuseMalformed,
+  });
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
+  app.addHook('onRequest', (request, reply, done) => {
+    setHeaders(request, reply);
+    if (isDoubled(request) && (request.method === 'GET' || request.method === 'HEAD')) return redirectToClean(request, reply);
+    refuseEmptyParameters(request);
+    done();
+  });
+  app.addHook('onResponse', (request, reply, done) => {
+    logger.debug(
+      { requestId: request.id, method: request.method, path: pathOf(request), status: reply.statusCode, ms: Math.round(reply.elapsedTime) },
+      'request',
+    );
+    done();
+  });
+  app.setErrorHandler((error, request, reply) => sendError(logger, error, request, reply));
+  app.setNotFoundHandler((request, reply) => sendError(logger, noSuchRoute(), request, reply));
+  return app;
+}
+
+function setHeaders(request: FastifyRequest, reply: FastifyReply): void {
+  reply.headers({
+    'x-neon-ret-request-id': request.id,
+    'x-content-type-options': 'nosniff',
+    'x-frame-options': 'SAMEORIGIN',
+    'referrer-policy': 'strict-origin-when-cross-origin',
+    vary: 'Origin',
+    // Answers hold passwords and keys.
+    'cache-control': 'no-store',
+  });
+}
+
+function sendError(logger: Logger, thrown: unknown, request: FastifyRequest, reply: FastifyReply): void {
+  const error = toAppError(thrown);
+  const status = errorStatus(error);
+  if (status === 500) {
+    logger.error({ requestId: request.id, method: request.method, path: pathOf(request), err: thrown }, 'request failed');
+  }
+  if (status === 429 || status === 503) reply.header('retry-after', '1');
+  void reply.code(status).send(errorBody(error, request.id));
+}
+
+function answerGone(request: FastifyRequest, reply: FastifyReply): void {
+  const error = { code: '', message: 'API v1 does not exist any more; use /api/v2' };
+  void reply.code(410).send(errorBody(error, request.id));
+}
+
+/** Without the query, which may hold what does not belong into a log. */
+function pathOf(request: FastifyRequest): string {
+  return request.url.split('?', 1)[0]!;
+}
+
+function isDoubled(request: FastifyRequest): boolean {
+  return pathOf(request).includes('//');
+}
+
+/** As the vendor's server does: an empty path segment is a redirect to the path without it. */
+function redirectToClean(request: FastifyRequest, reply: FastifyReply): void {
+  const path = pathOf(request);
+  void reply.redirect(path.replaceAll(/\/{2,}/g, '/') + request.url.slice(path.length), 301);
+}
+
+/** What is no HTTP at all never becomes a request: answer on the socket. */
+function refuseMalformed(error: Error & { code?: string }, socket: import('node:net').Socket): void {
+  if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) return void socket.destroy();
+  const [status, reason] =
+    error.code === 'HPE_HEADER_OVERFLOW' ? [431, 'Request Header Fields Too Large']
+    : error.code === 'ERR_HTTP_REQUEST_TIMEOUT' ? [408, 'Request Timeout']
+    : [400, 'Bad Request'];
+  const body = JSON.stringify(errorBody({ code: '', message: 'invalid request: malformed HTTP request' }, requestId(undefined)));
+  socket.end(
+    `HTTP/1.1 ${status} ${reason}\r\ncontent-type: application/json; charset=utf-8\r\n` +
+      `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+  );
+}
+
+async function start(app: FastifyInstance, listen: string, port: number): Promise<{ host: string; port: number }> {
+  try {
+    await app.listen({ host: listen, port });
+  } catch (error) {
+    throw new Error(listenProblem(error, listen, port), { cause: error });
+  }
+  return { host: listen, port: (app.server.address() as AddressInfo).port };
+}
+
+function listenProblem(error: unknown, listen: string, port: number): string {
+  switch ((error as NodeJS.ErrnoException).code) {
+    case 'EADDRINUSE':
+      return `the API cannot listen on ${listen}:${port}: another program has that port; choose another one with --api-port`;
+    case 'EACCES':
+      return `the API may not listen on ${listen}:${port}: choose a port above 1023 with --api-port`;
+    case 'EADDRNOTAVAIL':
+    case 'ENOTFOUND':
+      return `the API cannot listen on ${listen}:${port}: this machine has no such address; see --listen`;
+    default:
+      return `the API cannot listen on ${listen}:${port}: ${errorMessage(error)} (see --listen and --api-port)`;
+  }
+}
