@@ -10,7 +10,8 @@ const commands = { start, test, bench, ballast };
 async function main() {
   const [name, ...args] = process.argv.slice(2);
   const command = commands[name];
-  if (command === undefined) throw new SetupError(`usage: node scripts/run.mjs ${Object.keys(commands).join('|')} [arguments]`);
+  if (command === undefined)
+    throw new SetupError(`usage: node scripts/run.mjs ${Object.keys(commands).join('|')} [arguments]`);
   checkNode();
   await ensureInstalled();
   return command(args);
@@ -23,7 +24,9 @@ function start(args) {
 async function ballast(args) {
   await ensureBuilt();
   // The working directory stays the user's: relative paths in arguments are meant from there.
-  return run(process.execPath, [path.join(ROOT, 'bin/ballast.cjs'), ...args], { cwd: process.env.INIT_CWD ?? process.cwd() });
+  return run(process.execPath, [path.join(ROOT, 'bin/ballast.cjs'), ...args], {
+    cwd: process.env.INIT_CWD ?? process.cwd(),
+  });
 }
 
 async function bench(args) {

@@ -161,7 +161,8 @@ async function withLock(work) {
       rmSync(lock, { recursive: true, force: true });
       continue;
     }
-    if (!told) process.stderr.write(`ballast: waiting for the setup of another process (${holder || 'starting'}) ...\n`);
+    if (!told)
+      process.stderr.write(`ballast: waiting for the setup of another process (${holder || 'starting'}) ...\n`);
     told = true;
     await new Promise((resolve) => setTimeout(resolve, LOCK_POLL_MS));
   }

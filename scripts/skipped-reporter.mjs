@@ -4,7 +4,9 @@
  */
 export default class SkippedReporter {
   onTestRunEnd(modules) {
-    const skipped = modules.flatMap((module) => [...module.children.allTests('skipped')].map((test) => `${module.relativeModuleId}: ${test.fullName}`));
+    const skipped = modules.flatMap((module) =>
+      [...module.children.allTests('skipped')].map((test) => `${module.relativeModuleId}: ${test.fullName}`),
+    );
     if (skipped.length === 0) return;
     const strict = process.env.BALLAST_CI === '1';
     process.stdout.write(`\n${strict ? 'FAILED because skipped' : 'Skipped'} (${skipped.length}):\n`);

@@ -37,19 +37,97 @@ interface Setting {
 }
 
 export const SETTINGS = {
-  dataDir: { flag: 'data-dir', env: 'BALLAST_DATA_DIR', placeholder: 'dir', fallback: undefined, help: 'where everything is kept (default: ~/.ballast)' },
-  pool: { flag: 'pool', env: 'BALLAST_POOL', placeholder: 'dir', fallback: undefined, help: 'directory of all timelines, best on XFS, btrfs or APFS (default: <data-dir>/pool)' },
-  listen: { flag: 'listen', env: 'BALLAST_LISTEN', placeholder: 'address', fallback: '127.0.0.1', help: 'address on which the API and the proxy listen' },
-  apiPort: { flag: 'api-port', env: 'BALLAST_API_PORT', placeholder: 'port', fallback: '8080', help: 'port of the API' },
-  pgPort: { flag: 'pg-port', env: 'BALLAST_PG_PORT', placeholder: 'port', fallback: '5432', help: 'port of the Postgres proxy' },
-  domain: { flag: 'domain', env: 'BALLAST_DOMAIN', placeholder: 'name', fallback: 'localhost', help: 'endpoints are <endpoint id>.<domain>' },
-  tlsCert: { flag: 'tls-cert', env: 'BALLAST_TLS_CERT', placeholder: 'file', fallback: undefined, help: 'certificate chain for *.<domain> (PEM); default: a local one' },
-  tlsKey: { flag: 'tls-key', env: 'BALLAST_TLS_KEY', placeholder: 'file', fallback: undefined, help: 'its private key (PEM)' },
-  catalogUrl: { flag: 'catalog-url', env: 'BALLAST_CATALOG_URL', placeholder: 'url', fallback: undefined, help: 'a PostgreSQL database for the catalog (default: an embedded one)' },
-  postgresPackages: { flag: 'postgres-packages', env: 'BALLAST_POSTGRES_PACKAGES', placeholder: 'dir', fallback: undefined, help: 'where installed Postgres majors are kept (default: <data-dir>/postgres-packages)' },
-  logLevel: { flag: 'log-level', env: 'BALLAST_LOG_LEVEL', placeholder: 'level', fallback: 'info', help: 'trace, debug, info, warn, error or silent' },
-  computeUidBase: { flag: 'compute-uid-base', env: 'BALLAST_COMPUTE_UID_BASE', placeholder: 'uid', fallback: '700000', help: 'first of the user ids under which Postgres runs when Ballast is root' },
-  defaultSuspendTimeoutSeconds: { flag: 'default-suspend-timeout', env: 'BALLAST_DEFAULT_SUSPEND_TIMEOUT', placeholder: 'seconds', fallback: '300', help: 'idle seconds before a compute suspends when its endpoint says 0' },
+  dataDir: {
+    flag: 'data-dir',
+    env: 'BALLAST_DATA_DIR',
+    placeholder: 'dir',
+    fallback: undefined,
+    help: 'where everything is kept (default: ~/.ballast)',
+  },
+  pool: {
+    flag: 'pool',
+    env: 'BALLAST_POOL',
+    placeholder: 'dir',
+    fallback: undefined,
+    help: 'directory of all timelines, best on XFS, btrfs or APFS (default: <data-dir>/pool)',
+  },
+  listen: {
+    flag: 'listen',
+    env: 'BALLAST_LISTEN',
+    placeholder: 'address',
+    fallback: '127.0.0.1',
+    help: 'address on which the API and the proxy listen',
+  },
+  apiPort: {
+    flag: 'api-port',
+    env: 'BALLAST_API_PORT',
+    placeholder: 'port',
+    fallback: '8080',
+    help: 'port of the API',
+  },
+  pgPort: {
+    flag: 'pg-port',
+    env: 'BALLAST_PG_PORT',
+    placeholder: 'port',
+    fallback: '5432',
+    help: 'port of the Postgres proxy',
+  },
+  domain: {
+    flag: 'domain',
+    env: 'BALLAST_DOMAIN',
+    placeholder: 'name',
+    fallback: 'localhost',
+    help: 'endpoints are <endpoint id>.<domain>',
+  },
+  tlsCert: {
+    flag: 'tls-cert',
+    env: 'BALLAST_TLS_CERT',
+    placeholder: 'file',
+    fallback: undefined,
+    help: 'certificate chain for *.<domain> (PEM); default: a local one',
+  },
+  tlsKey: {
+    flag: 'tls-key',
+    env: 'BALLAST_TLS_KEY',
+    placeholder: 'file',
+    fallback: undefined,
+    help: 'its private key (PEM)',
+  },
+  catalogUrl: {
+    flag: 'catalog-url',
+    env: 'BALLAST_CATALOG_URL',
+    placeholder: 'url',
+    fallback: undefined,
+    help: 'a PostgreSQL database for the catalog (default: an embedded one)',
+  },
+  postgresPackages: {
+    flag: 'postgres-packages',
+    env: 'BALLAST_POSTGRES_PACKAGES',
+    placeholder: 'dir',
+    fallback: undefined,
+    help: 'where installed Postgres majors are kept (default: <data-dir>/postgres-packages)',
+  },
+  logLevel: {
+    flag: 'log-level',
+    env: 'BALLAST_LOG_LEVEL',
+    placeholder: 'level',
+    fallback: 'info',
+    help: 'trace, debug, info, warn, error or silent',
+  },
+  computeUidBase: {
+    flag: 'compute-uid-base',
+    env: 'BALLAST_COMPUTE_UID_BASE',
+    placeholder: 'uid',
+    fallback: '700000',
+    help: 'first of the user ids under which Postgres runs when Ballast is root',
+  },
+  defaultSuspendTimeoutSeconds: {
+    flag: 'default-suspend-timeout',
+    env: 'BALLAST_DEFAULT_SUSPEND_TIMEOUT',
+    placeholder: 'seconds',
+    fallback: '300',
+    help: 'idle seconds before a compute suspends when its endpoint says 0',
+  },
 } as const satisfies Record<keyof Config, Setting>;
 
 export class ConfigError extends Error {}
@@ -78,7 +156,12 @@ export function readConfig(flags: Raw, env: NodeJS.ProcessEnv): Config {
     postgresPackages: inDataDir('postgresPackages', 'postgres-packages'),
     logLevel: text('logLevel')!,
     computeUidBase: integer('computeUidBase', text('computeUidBase')!, 1, 2 ** 31),
-    defaultSuspendTimeoutSeconds: integer('defaultSuspendTimeoutSeconds', text('defaultSuspendTimeoutSeconds')!, 1, 604800),
+    defaultSuspendTimeoutSeconds: integer(
+      'defaultSuspendTimeoutSeconds',
+      text('defaultSuspendTimeoutSeconds')!,
+      1,
+      604800,
+    ),
   };
   validate(config);
   return config;

@@ -1,4 +1,17 @@
-import { chmod, chown, lstat, mkdir, mkdtemp, readFile, readlink, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  chown,
+  lstat,
+  mkdir,
+  mkdtemp,
+  readFile,
+  readlink,
+  rm,
+  stat,
+  symlink,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Config } from './config.ts';
@@ -45,7 +58,16 @@ describe('as an ordinary user', () => {
   test('everything is closed to others and stays below the data directory', () =>
     asOrdinaryUser(async (options) => {
       const home = await prepareHome(configOf(path.join(directory, 'new/data')), options);
-      for (const place of [home.dataDir, home.pool, home.run, home.catalog, home.postgres, home.log, home.tls, home.secrets]) {
+      for (const place of [
+        home.dataDir,
+        home.pool,
+        home.run,
+        home.catalog,
+        home.postgres,
+        home.log,
+        home.tls,
+        home.secrets,
+      ]) {
         expect(await modeOf(place), place).toBe('700');
         expect(place.startsWith(directory)).toBe(true);
       }
@@ -83,7 +105,7 @@ describe('as an ordinary user', () => {
       await rm(sockets);
     }));
 
-  test.skipIf(!isRoot)("a data directory of somebody else is refused (needs root to make one)", async () => {
+  test.skipIf(!isRoot)('a data directory of somebody else is refused (needs root to make one)', async () => {
     const dataDir = path.join(directory, 'data');
     await mkdir(dataDir);
     await asOrdinaryUser(async (options) => {
@@ -138,7 +160,8 @@ describe.skipIf(!isRoot)('as root (needs root)', () => {
 
   test('Postgres can pass through, and sees nothing that is private', async () => {
     const home = await prepareHome(configOf(path.join(directory, 'data')), { uid });
-    for (const place of [home.dataDir, home.pool, home.run, home.postgres]) expect(await modeOf(place), place).toBe('711');
+    for (const place of [home.dataDir, home.pool, home.run, home.postgres])
+      expect(await modeOf(place), place).toBe('711');
     for (const place of [home.secrets, home.tls, home.log]) expect(await modeOf(place), place).toBe('700');
     expect((await stat(home.catalog)).uid).toBe(700_000);
     expect(await modeOf(home.catalog)).toBe('700');

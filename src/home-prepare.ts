@@ -138,7 +138,12 @@ async function prepareEngineDirectories(config: Config, uid: number, shared: str
     } else {
       if (closed !== undefined) throw new ConfigError(closedMessage(place, closed));
       // The catalog belongs to another user once it has been prepared.
-      await ownDirectory(place, name === 'catalog' ? 0o700 : mode, uid, name === 'catalog' ? config.computeUidBase : uid);
+      await ownDirectory(
+        place,
+        name === 'catalog' ? 0o700 : mode,
+        uid,
+        name === 'catalog' ? config.computeUidBase : uid,
+      );
     }
   }
 }
@@ -149,7 +154,8 @@ async function checkLink(place: string, uid: number): Promise<void> {
   }
   // The catalog's own directory is closed on purpose; the way to it must be open.
   const target = await realpath(place);
-  const closed = uid === 0 ? await closedAncestor(place.endsWith('catalog') ? path.dirname(target) : target) : undefined;
+  const closed =
+    uid === 0 ? await closedAncestor(place.endsWith('catalog') ? path.dirname(target) : target) : undefined;
   if (closed !== undefined) throw new ConfigError(closedMessage(place, closed));
 }
 
