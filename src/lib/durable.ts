@@ -13,7 +13,8 @@ export type SyncStep =
   | 'timeline-directory'
   | 'base'
   | 'recovered-file'
-  | 'archive';
+  | 'archive'
+  | 'template';
 
 export interface Durable {
   /** fsync of one file. */
