@@ -8,6 +8,7 @@ export interface NewOperation {
   branchId: string;
   endpointId?: string;
   action: OperationAction;
+  /** `suspend_compute` knows `idleOnly: true`: skip it when clients are active by then. */
   payload?: JsonObject;
 }
 
@@ -24,10 +25,16 @@ export interface OperationQueue {
   ended(operationId: string, signal: AbortSignal): Promise<OperationRow>;
 }
 
+/** Rows that change together with the operation's end, in one transaction. May run more than once. */
+export type Transition = (tx: Queryable) => Promise<void>;
+
+/** What a run came to: `skip` ends the operation as skipped. */
+export type Outcome = { transition?: Transition; skip?: true } | void;
+
 /** One file per action in operations/actions/. Both functions are idempotent. */
 export interface Action {
   /** Throwing an AppError of kind 'unavailable' or anything unknown retries with backoff; other AppErrors fail at once. */
-  run(operation: OperationRow, signal: AbortSignal): Promise<void>;
+  run(operation: OperationRow, signal: AbortSignal): Promise<Outcome>;
   /** After the last try: puts rows and engine into a state that the user can read and leave. */
-  undo(operation: OperationRow): Promise<void>;
+  undo(operation: OperationRow): Promise<Outcome>;
 }

@@ -1,0 +1,77 @@
+/**
+ * What actions have at hand: rows on one side, the engine on the other. Made once in main.ts.
+ */
+import type { ComputeWork } from '../../catalog/transitions.ts';
+import type { JsonObject, OperationRow, Queryable } from '../../catalog/types.ts';
+import type { ComputeChange, ComputeSpec, Supervisor } from '../../compute/types.ts';
+import { AppError } from '../../lib/errors.ts';
+import type { Logger } from '../../lib/log.ts';
+import type { FileOwner, Storage } from '../../storage/types.ts';
+import type { Background } from '../background.ts';
+
+export interface ActionContext {
+  catalog: Queryable;
+  storage: Storage;
+  supervisor: Supervisor;
+  /** The operating-system user of a project; undefined unless Ballast runs as root. */
+  ownerOf(projectNumber: number): FileOwner | undefined;
+  /** The pool is so full that no compute may write. */
+  poolIsFull(): boolean;
+  /** For what should follow an operation but delay neither its end nor anything else. */
+  background: Background;
+  /** Endpoint id to the fingerprint of the roles and databases that its branch's rows are known to equal. */
+  syncedFingerprints: Map<string, string>;
+  logger: Logger;
+}
+
+/** The endpoint that an operation names; anything else is a mistake of the code that appended it. */
+export function endpointOf(operation: OperationRow): string {
+  if (operation.endpointId === null) throw new AppError('unprocessable', 'the operation names no endpoint');
+  return operation.endpointId;
+}
+
+export function branchOf(operation: OperationRow): string {
+  if (operation.branchId === null) throw new AppError('unprocessable', 'the operation names no branch');
+  return operation.branchId;
+}
+
+/** Endpoint settings stand over the project's defaults. */
+export function computeSpec(work: ComputeWork, ownerOf: ActionContext['ownerOf']): ComputeSpec {
+  const preload = object(work.projectSettings['preload_libraries'])['enabled_libraries'];
+  return {
+    endpointId: work.endpointId,
+    timeline: { projectId: work.projectId, branchId: work.branchId },
+    pgVersion: work.pgVersion,
+    owner: ownerOf(work.projectNumber),
+    minCu: work.autoscalingLimitMinCu,
+    maxCu: work.autoscalingLimitMaxCu,
+    pgSettings: { ...texts(work.defaultEndpointSettings['pg_settings']), ...texts(work.settings['pg_settings']) },
+    preloadLibraries: Array.isArray(preload) ? preload.filter((name) => typeof name === 'string') : [],
+    logicalReplication: work.projectSettings['enable_logical_replication'] === true,
+  };
+}
+
+function object(value: unknown): JsonObject {
+  return typeof value === 'object' && value !== null ? (value as JsonObject) : {};
+}
+
+function texts(value: unknown): Record<string, string> {
+  return Object.fromEntries(Object.entries(object(value)).map(([name, setting]) => [name, String(setting)]));
+}
+
+/**
+ * The pending rows as changes, in an order in which each can succeed: roles come before the databases that they own,
+ * old names are free before they are used again, and a role goes last.
+ */
+export function pendingChanges(work: Pick<ComputeWork, 'roles' | 'databases'>): ComputeChange[] {
+  const roles = (state: string) => work.roles.filter((role) => role.state === state);
+  const databases = (state: string) => work.databases.filter((database) => database.state === state);
+  return [
+    ...roles('creating').map(({ name, verifier, noLogin }): ComputeChange => ({ kind: 'create_role', name, verifier, noLogin })),
+    ...roles('updating').flatMap(({ name, verifier }): ComputeChange[] => (verifier === null ? [] : [{ kind: 'set_verifier', name, verifier }])),
+    ...databases('deleting').map(({ name, appliedName }): ComputeChange => ({ kind: 'drop_database', name: appliedName ?? name })),
+    ...databases('updating').map(({ name, appliedName, ownerName }): ComputeChange => ({ kind: 'alter_database', name: appliedName ?? name, newName: name, owner: ownerName })),
+    ...databases('creating').map(({ name, ownerName }): ComputeChange => ({ kind: 'create_database', name, owner: ownerName })),
+    ...roles('deleting').map(({ name }): ComputeChange => ({ kind: 'drop_role', name })),
+  ];
+}

@@ -1,0 +1,29 @@
+/**
+ * create_timeline: the data of a root branch, cloned from the template of its major.
+ */
+import { branchFailed, branchReady, timelineWork } from '../../catalog/transitions.ts';
+import { AppError } from '../../lib/errors.ts';
+import type { Action } from '../types.ts';
+import { branchOf, type ActionContext } from './context.ts';
+
+export function createTimeline({ catalog, storage, ownerOf }: ActionContext): Action {
+  return {
+    run: async (operation) => {
+      const branchId = branchOf(operation);
+      const work = await timelineWork(catalog, branchId);
+      if (!work) throw new AppError('not_found', 'branch not found');
+      await storage.createRootTimeline({
+        projectId: work.projectId,
+        branchId,
+        pgVersion: work.pgVersion,
+        owner: ownerOf(work.projectNumber),
+      });
+      return { transition: (tx) => branchReady(tx, { branchId, parentLsn: null, parentTimestamp: null }) };
+    },
+    undo: async (operation) => {
+      const branchId = branchOf(operation);
+      await storage.deleteTimeline({ projectId: operation.projectId, branchId });
+      return { transition: (tx) => branchFailed(tx, branchId) };
+    },
+  };
+}

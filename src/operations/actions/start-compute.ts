@@ -1,0 +1,62 @@
+/**
+ * start_compute: Postgres of an endpoint, with whatever is pending on its branch applied before clients enter.
+ *
+ * This is what a client waits for when it wakes a compute, so the path is one read, the start, and one transaction.
+ */
+import { computeWork, endpointActive, endpointIs, settlePending, type ComputeWork } from '../../catalog/transitions.ts';
+import { AppError, isAppError } from '../../lib/errors.ts';
+import type { Action } from '../types.ts';
+import { computeSpec, endpointOf, pendingChanges, type ActionContext } from './context.ts';
+
+export function startCompute(context: ActionContext): Action {
+  const { catalog, supervisor, syncedFingerprints } = context;
+  return {
+    run: async (operation) => {
+      const endpointId = endpointOf(operation);
+      const work = await computeWork(catalog, endpointId);
+      if (!work) throw new AppError('not_found', 'endpoint not found');
+      const applied = await startAnyway(context, work);
+      return {
+        transition: async (tx) => {
+          await settlePending(tx, work.branchId, applied);
+          await endpointActive(tx, endpointId);
+        },
+      };
+    },
+    undo: async (operation) => {
+      const endpointId = endpointOf(operation);
+      await supervisor.suspend(endpointId);
+      syncedFingerprints.delete(endpointId);
+      return { transition: (tx) => endpointIs(tx, endpointId, 'idle') };
+    },
+  };
+}
+
+/**
+ * A change that Postgres refuses must not keep a branch asleep for ever: then it starts without, and the rows stay
+ * pending. Returns what was applied.
+ */
+async function startAnyway(context: ActionContext, work: ComputeWork): Promise<Pick<ComputeWork, 'roles' | 'databases'>> {
+  try {
+    await startWith(context, work);
+    return work;
+  } catch (error) {
+    const none = { roles: [], databases: [] };
+    const refused = context.supervisor.address(work.endpointId) !== undefined || isAppError(error, 'unprocessable');
+    if (pendingChanges(work).length === 0 || !refused) throw error;
+    await startWith(context, { ...work, ...none });
+    context.logger.warn({ err: error, endpoint: work.endpointId }, 'pending changes were refused; the compute started without them');
+    return none;
+  }
+}
+
+/** Starts (or restarts, when the settings differ) and applies what is pending. Shared with apply_config. */
+export async function startWith(context: ActionContext, work: ComputeWork): Promise<void> {
+  if (work.branchState === 'init') throw new AppError('unprocessable', 'the branch could not be created');
+  if (context.poolIsFull()) {
+    throw new AppError('unprocessable', 'the storage pool is full; delete branches or make the pool larger, then start again');
+  }
+  // What SQL changed while nobody looked is found by comparing again.
+  context.syncedFingerprints.delete(work.endpointId);
+  await context.supervisor.start(computeSpec(work, context.ownerOf), pendingChanges(work));
+}

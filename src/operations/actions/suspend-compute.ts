@@ -1,0 +1,64 @@
+/**
+ * suspend_compute: notes what SQL changed, then stops Postgres cleanly.
+ *
+ * `payload.idleOnly` is how a suspend for idleness says that it must not cut a client that has come meanwhile.
+ * Storage tidies up afterwards in the background: neither the operation's end nor the next start waits for it.
+ */
+import { computeWork, endpointActive, endpointIdle, endpointIs, recordFacts } from '../../catalog/transitions.ts';
+import type { OperationRow } from '../../catalog/types.ts';
+import type { RolesAndDatabases } from '../../compute/types.ts';
+import type { Action } from '../types.ts';
+import { endpointOf, type ActionContext } from './context.ts';
+
+/** How recently a client must have done something to count as having come back. */
+const RECENT_MS = 500;
+
+export function suspendCompute(context: ActionContext): Action {
+  const { catalog, supervisor, storage, background, syncedFingerprints, logger } = context;
+
+  const isInUse = async (operation: OperationRow, endpointId: string): Promise<boolean> => {
+    if (operation.payload['idleOnly'] !== true) return false;
+    const activity = await supervisor.activity(endpointId);
+    return activity !== undefined && (activity.busy || activity.idleMs < RECENT_MS);
+  };
+  const lastFacts = async (endpointId: string): Promise<RolesAndDatabases | undefined> => {
+    if (!supervisor.address(endpointId)) return undefined;
+    try {
+      return await supervisor.rolesAndDatabases(endpointId);
+    } catch (error) {
+      // Suspending a compute that does not answer any more matters more than what it would say.
+      logger.warn({ err: error, endpoint: endpointId }, 'roles and databases could not be read before suspending');
+      return undefined;
+    }
+  };
+
+  return {
+    run: async (operation) => {
+      const endpointId = endpointOf(operation);
+      if (await isInUse(operation, endpointId)) {
+        return { skip: true, transition: (tx) => endpointActiveAgain(tx, endpointId) };
+      }
+      const work = await computeWork(catalog, endpointId);
+      const facts = await lastFacts(endpointId);
+      await supervisor.suspend(endpointId);
+      syncedFingerprints.delete(endpointId);
+      if (work) {
+        const timeline = { projectId: work.projectId, branchId: work.branchId };
+        background.run(`after-suspend ${work.branchId}`, () => storage.afterSuspend(timeline));
+      }
+      return {
+        transition: async (tx) => {
+          if (work && facts) await recordFacts(tx, work, facts);
+          await endpointIdle(tx, endpointId);
+        },
+      };
+    },
+    undo: async (operation) => {
+      const endpointId = endpointOf(operation);
+      const state = supervisor.address(endpointId) ? 'active' : 'idle';
+      return { transition: (tx) => endpointIs(tx, endpointId, state) };
+    },
+  };
+}
+
+const endpointActiveAgain: typeof endpointActive = (tx, endpointId) => endpointIs(tx, endpointId, 'active');
