@@ -52,7 +52,8 @@ function addNewer(document, newer) {
     [newer.components.schemas, document.components.schemas],
   ]) {
     for (const [name, value] of Object.entries(section)) {
-      if (Object.hasOwn(target, name)) throw new Error(`the published document has ${name} by now: remove it from openapi/newer-operations.yaml`);
+      if (Object.hasOwn(target, name))
+        throw new Error(`the published document has ${name} by now: remove it from openapi/newer-operations.yaml`);
       target[name] = value;
     }
   }
@@ -60,11 +61,15 @@ function addNewer(document, newer) {
 
 function applyDeviation(document, deviation) {
   if (!deviation.reason) throw new Error(`the deviation at ${deviation.at} gives no reason`);
-  const keys = deviation.at.slice(1).split('/').map((key) => key.replaceAll('~1', '/').replaceAll('~0', '~'));
+  const keys = deviation.at
+    .slice(1)
+    .split('/')
+    .map((key) => key.replaceAll('~1', '/').replaceAll('~0', '~'));
   const last = keys.pop();
   const parent = keys.reduce((value, key) => value?.[key], document);
   const present = parent !== undefined && Object.hasOwn(parent, last);
-  if (parent === undefined || (!present && !('set' in deviation))) throw new Error(`openapi/overlay.yaml: nothing at ${deviation.at}`);
+  if (parent === undefined || (!present && !('set' in deviation)))
+    throw new Error(`openapi/overlay.yaml: nothing at ${deviation.at}`);
   if ('set' in deviation) parent[last] = deviation.set;
   else if ('merge' in deviation) Object.assign(parent[last], deviation.merge);
   else if ('append' in deviation) parent[last].push(...deviation.append);

@@ -35,7 +35,8 @@ export interface RouteOptions {
 export function registerRoutes(app: FastifyInstance, options: RouteOptions): void {
   const { contract, handlers } = options;
   for (const operationId of Object.keys(handlers)) {
-    if (!contract.operations.has(operationId)) throw new Error(`a handler serves ${operationId}, which the contract does not have`);
+    if (!contract.operations.has(operationId))
+      throw new Error(`a handler serves ${operationId}, which the contract does not have`);
   }
   app.decorateRequest('caller', undefined);
   const methods = new Map<string, string[]>();
@@ -64,7 +65,13 @@ function serve(options: RouteOptions, operation: Operation, handle: Handler) {
     const query = decoder.query(request.query as RawQuery);
     const body = decoder.body(request.headers['content-type'], request.body as Buffer | undefined);
     const caller = request.caller!;
-    const answer = await handle(controlPlane, { params, query, body, caller, requestId: request.id } as ApiRequest);
+    const answer = await handle(controlPlane, {
+      params,
+      query,
+      body,
+      caller,
+      requestId: request.id,
+    } as ApiRequest);
     return reply.code(answer.status ?? operation.successStatus).send(answer.body);
   };
 }
@@ -79,7 +86,11 @@ function registerOtherMethods(app: FastifyInstance, url: string, offered: string
   // The server answers HEAD wherever there is a GET.
   const known = offered.includes('GET') ? [...offered, 'HEAD'] : offered;
   const allow = [...known, 'OPTIONS'].join(', ');
-  app.route({ method: 'OPTIONS', url, handler: (_request, reply) => reply.code(204).header('allow', allow).send() });
+  app.route({
+    method: 'OPTIONS',
+    url,
+    handler: (_request, reply) => reply.code(204).header('allow', allow).send(),
+  });
   app.route({
     method: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'].filter((method) => !known.includes(method)),
     url,

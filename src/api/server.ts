@@ -8,7 +8,7 @@
  * Bodies arrive as bytes; the contract decodes them (JSON or form) and validates. Bodies, headers and times are bounded.
  * There are no CORS headers: a browser page of another origin has no business with API keys.
  */
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { fastify } from 'fastify';
 import { createContract } from '../contract/contract.ts';
@@ -73,13 +73,20 @@ function createApp(logger: Logger): FastifyInstance {
   app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
   app.addHook('onRequest', (request, reply, done) => {
     setHeaders(request, reply);
-    if (isDoubled(request) && (request.method === 'GET' || request.method === 'HEAD')) return redirectToClean(request, reply);
+    if (isDoubled(request) && (request.method === 'GET' || request.method === 'HEAD'))
+      return redirectToClean(request, reply);
     refuseEmptyParameters(request);
     done();
   });
   app.addHook('onResponse', (request, reply, done) => {
     logger.debug(
-      { requestId: request.id, method: request.method, path: pathOf(request), status: reply.statusCode, ms: Math.round(reply.elapsedTime) },
+      {
+        requestId: request.id,
+        method: request.method,
+        path: pathOf(request),
+        status: reply.statusCode,
+        ms: Math.round(reply.elapsedTime),
+      },
       'request',
     );
     done();
@@ -105,7 +112,10 @@ function sendError(logger: Logger, thrown: unknown, request: FastifyRequest, rep
   const error = toAppError(thrown);
   const status = errorStatus(error);
   if (status === 500) {
-    logger.error({ requestId: request.id, method: request.method, path: pathOf(request), err: thrown }, 'request failed');
+    logger.error(
+      { requestId: request.id, method: request.method, path: pathOf(request), err: thrown },
+      'request failed',
+    );
   }
   if (status === 429 || status === 503) reply.header('retry-after', '1');
   void reply.code(status).send(errorBody(error, request.id));
@@ -132,13 +142,17 @@ function redirectToClean(request: FastifyRequest, reply: FastifyReply): void {
 }
 
 /** What is no HTTP at all never becomes a request: answer on the socket. */
-function refuseMalformed(error: Error & { code?: string }, socket: import('node:net').Socket): void {
+function refuseMalformed(error: Error & { code?: string }, socket: Socket): void {
   if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) return void socket.destroy();
   const [status, reason] =
-    error.code === 'HPE_HEADER_OVERFLOW' ? [431, 'Request Header Fields Too Large']
-    : error.code === 'ERR_HTTP_REQUEST_TIMEOUT' ? [408, 'Request Timeout']
-    : [400, 'Bad Request'];
-  const body = JSON.stringify(errorBody({ code: '', message: 'invalid request: malformed HTTP request' }, requestId(undefined)));
+    error.code === 'HPE_HEADER_OVERFLOW'
+      ? [431, 'Request Header Fields Too Large']
+      : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
+        ? [408, 'Request Timeout']
+        : [400, 'Bad Request'];
+  const body = JSON.stringify(
+    errorBody({ code: '', message: 'invalid request: malformed HTTP request' }, requestId(undefined)),
+  );
   socket.end(
     `HTTP/1.1 ${status} ${reason}\r\ncontent-type: application/json; charset=utf-8\r\n` +
       `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,

@@ -35,7 +35,9 @@ function checkResponse(schemas: Schemas, operation: Operation, status: number, b
   if (key === 'default' && status < 400) return `${operation.operationId} never answers ${status}`;
   const pointer = operation.responses[key];
   if (pointer === undefined) {
-    return status === 204 && body !== undefined && body !== '' ? `${operation.operationId} ${status} must have no body` : undefined;
+    return status === 204 && body !== undefined && body !== ''
+      ? `${operation.operationId} ${status} must have no body`
+      : undefined;
   }
   const wrong = schemas.at(pointer)(body);
   return wrong && `${operation.operationId} ${status}: ${wrong.field || 'body'} (${wrong.problem})`;

@@ -58,14 +58,22 @@ function readOperation(
     tags: operation.tags ?? [],
     parameters: readParameters(document, item, operation),
     body: readBody(document, operation, here),
-    successStatus: Math.min(...Object.keys(operation.responses).map(Number).filter((status) => status >= 200 && status < 300)),
+    successStatus: Math.min(
+      ...Object.keys(operation.responses)
+        .map(Number)
+        .filter((status) => status >= 200 && status < 300),
+    ),
     responses: Object.fromEntries(
       Object.keys(operation.responses).map((status) => [status, responseSchema(document, operation, status, here)]),
     ),
   };
 }
 
-function readParameters(document: ContractDocument, item: DocumentPath, operation: DocumentOperation): DocumentParameter[] {
+function readParameters(
+  document: ContractDocument,
+  item: DocumentPath,
+  operation: DocumentOperation,
+): DocumentParameter[] {
   const byName = new Map<string, DocumentParameter>();
   // The operation's own declaration wins over the path's, as OpenAPI has it.
   for (const declared of [...(item.parameters ?? []), ...(operation.parameters ?? [])]) {
@@ -81,7 +89,8 @@ function readBody(document: ContractDocument, operation: DocumentOperation, here
   return {
     required: body.required === true,
     contentTypes: Object.keys(body.content),
-    schema: body.content['application/json'] && pointer(...here, 'requestBody', 'content', 'application/json', 'schema'),
+    schema:
+      body.content['application/json'] && pointer(...here, 'requestBody', 'content', 'application/json', 'schema'),
   };
 }
 
@@ -95,5 +104,7 @@ function responseSchema(
   const tail = ['content', 'application/json', 'schema'];
   if (dereference(document, declared).content?.['application/json']?.schema === undefined) return undefined;
   // A pointer cannot lead through a $ref: start where the response really is.
-  return declared.$ref === undefined ? pointer(...here, 'responses', status, ...tail) : `${declared.$ref}/${tail.join('/').replace('application/json', 'application~1json')}`;
+  return declared.$ref === undefined
+    ? pointer(...here, 'responses', status, ...tail)
+    : `${declared.$ref}/${tail.join('/').replace('application/json', 'application~1json')}`;
 }

@@ -26,7 +26,11 @@ const MAX_DEPTH = 32;
 const JSON_TYPE = 'application/json';
 const FORM_TYPE = 'application/x-www-form-urlencoded';
 
-export function createRequestDecoder(document: ContractDocument, schemas: Schemas, operation: Operation): RequestDecoder {
+export function createRequestDecoder(
+  document: ContractDocument,
+  schemas: Schemas,
+  operation: Operation,
+): RequestDecoder {
   const readers = operation.parameters.map((parameter) => parameterReader(document, schemas, parameter));
   const paths = readers.filter((reader) => reader.in === 'path');
   const queries = readers.filter((reader) => reader.in === 'query');
@@ -66,7 +70,9 @@ function parameterReader(document: ContractDocument, schemas: Schemas, parameter
       // `?cursor=` means the same as no cursor, which is how clients print an absent value.
       if (raw === undefined || raw === '') return parameter.required ? fail('field required') : undefined;
       const value =
-        schema.type === 'array' ? splitList(raw).map((item) => parseText(itemType, item)) : parseText(schema.type, first(raw));
+        schema.type === 'array'
+          ? splitList(raw).map((item) => parseText(itemType, item))
+          : parseText(schema.type, first(raw));
       const wrong = check(value);
       return wrong ? fail(parameterProblem(wrong)) : value;
     },
@@ -78,7 +84,10 @@ function first(raw: string | string[]): string {
 }
 
 function splitList(raw: string | string[]): string[] {
-  return [raw].flat().flatMap((part) => part.split(',')).filter((part) => part !== '');
+  return [raw]
+    .flat()
+    .flatMap((part) => part.split(','))
+    .filter((part) => part !== '');
 }
 
 function parameterProblem(wrong: Complaint): string {
@@ -97,10 +106,15 @@ function bodyReader(document: ContractDocument, schemas: Schemas, operation: Ope
     }
     const mediaType = contentType?.split(';', 1)[0]!.trim().toLowerCase() || JSON_TYPE;
     if (check === undefined || (mediaType !== JSON_TYPE && mediaType !== FORM_TYPE)) {
-      throw new AppError('unsupported_media', `invalid request: decode request: unexpected Content-Type: ${printable(mediaType)}`);
+      throw new AppError(
+        'unsupported_media',
+        `invalid request: decode request: unexpected Content-Type: ${printable(mediaType)}`,
+      );
     }
     const value =
-      mediaType === JSON_TYPE ? parseJson(raw.toString('utf8')) : shapeForm(document, schema, parseFormBody(raw.toString('utf8')));
+      mediaType === JSON_TYPE
+        ? parseJson(raw.toString('utf8'))
+        : shapeForm(document, schema, parseFormBody(raw.toString('utf8')));
     const wrong = check(value);
     if (wrong) throw new AppError('invalid', `invalid request: decode ${mediaType}: ${bodyProblem(wrong)}`);
     return value;
@@ -115,7 +129,9 @@ function parseFormBody(text: string): Record<string, unknown> {
   try {
     return parseForm(text);
   } catch (error) {
-    throw new AppError('invalid', `invalid request: decode ${FORM_TYPE}: nested too deep or too many fields`, { cause: error });
+    throw new AppError('invalid', `invalid request: decode ${FORM_TYPE}: nested too deep or too many fields`, {
+      cause: error,
+    });
   }
 }
 

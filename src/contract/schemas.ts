@@ -28,11 +28,21 @@ export interface Schemas {
 }
 
 export function createSchemas(document: ContractDocument): Schemas {
-  const ajv = new Ajv({ strict: false, validateSchema: false, validateFormats: true, logger: false, verbose: true });
+  const ajv = new Ajv({
+    strict: false,
+    validateSchema: false,
+    validateFormats: true,
+    logger: false,
+    verbose: true,
+    discriminator: true,
+  });
   addFormats(ajv);
   // Beyond 2^53 a JSON number has already lost digits: it is refused here, not stored wrong.
   ajv.addFormat('int64', { type: 'number', validate: Number.isSafeInteger });
-  ajv.addFormat('uint64', { type: 'number', validate: (value: number) => Number.isSafeInteger(value) && value >= 0 });
+  ajv.addFormat('uint64', {
+    type: 'number',
+    validate: (value: number) => Number.isSafeInteger(value) && value >= 0,
+  });
   ajv.addFormat('int', { type: 'number', validate: Number.isSafeInteger });
   ajv.addSchema(document, 'contract');
   const checks = new Map<string, Check>();
@@ -49,7 +59,7 @@ function lazily(compile: () => ValidateFunction): Check {
   let validate: ValidateFunction | undefined;
   return (value) => {
     validate ??= compile();
-    return validate(value) ? undefined : complaint(validate.errors![0]!);
+    return validate(value) ? undefined : complaint(validate.errors!.at(-1)!);
   };
 }
 
@@ -66,7 +76,10 @@ function absolute(value: unknown): unknown {
 }
 
 function complaint(error: ErrorObject): Complaint {
-  const at = error.instancePath.split('/').slice(1).map((key) => key.replaceAll('~1', '/').replaceAll('~0', '~'));
+  const at = error.instancePath
+    .split('/')
+    .slice(1)
+    .map((key) => key.replaceAll('~1', '/').replaceAll('~0', '~'));
   if (error.keyword === 'required') at.push(String((error.params as { missingProperty: string }).missingProperty));
   return { field: at.join('.'), problem: problem(error) };
 }
@@ -97,6 +110,7 @@ function problem(error: ErrorObject): string {
       return `string: no regex match: ${(error.params as { pattern: string }).pattern}`;
     case 'format':
       return `invalid ${(error.params as { format: string }).format}`;
+    case 'discriminator':
     case 'oneOf':
     case 'anyOf':
       return 'unable to detect sum type variant';

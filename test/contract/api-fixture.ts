@@ -17,7 +17,12 @@ export async function fakeApi(handlers: HandlerTable, options: { logger?: Logger
   const controlPlane = {
     apiKeys: { authenticate: async (token: string) => (token === KEY ? CALLER : undefined) },
   } as unknown as ControlPlane;
-  return createApiServer({ controlPlane, handlers, document: await testDocument(), logger: options.logger ?? silentLogger() });
+  return createApiServer({
+    controlPlane,
+    handlers,
+    document: await testDocument(),
+    logger: options.logger ?? silentLogger(),
+  });
 }
 
 /** A handler that remembers what reached it and answers with `body`. */

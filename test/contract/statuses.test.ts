@@ -32,6 +32,7 @@ beforeAll(async () => {
     getConsumptionHistoryPerProjectV2: consumption.handler,
     revokeApiKey: revokeApiKey.handler,
     getProjectBranchDatabase: getProjectBranchDatabase.handler,
+    createProjectBranchTrigger: createProject.handler,
     deleteProjectBranch: async () => ({ status: 204 }),
     getProjectEndpoint: async () => {
       throw thrown;
@@ -51,7 +52,11 @@ describe('2xx', () => {
       'cache-control': 'no-store',
     });
     expect(getProject.seen.at(-1)).toEqual({
-      params: { project_id: 'p1' }, query: {}, body: undefined, caller: CALLER, requestId: answer.headers['x-neon-ret-request-id'],
+      params: { project_id: 'p1' },
+      query: {},
+      body: undefined,
+      caller: CALLER,
+      requestId: answer.headers['x-neon-ret-request-id'],
     });
   });
 
@@ -62,7 +67,10 @@ describe('2xx', () => {
   });
 
   test('204 has no body', async () => {
-    expect(await call(api, 'DELETE', '/projects/p1/branches/br-1')).toMatchObject({ status: 204, body: undefined });
+    expect(await call(api, 'DELETE', '/projects/p1/branches/br-1')).toMatchObject({
+      status: 204,
+      body: undefined,
+    });
   });
 
   test.each([undefined, 'application/json', 'text/plain'])('an empty optional body is no body (%s)', async (type) => {
@@ -76,7 +84,14 @@ describe('2xx', () => {
   });
 
   test('a body that the operation does not take is ignored', async () => {
-    expect((await call(api, 'DELETE', '/projects/p1/branches/br-1', { payload: '{nonsense', headers: { 'content-type': 'x/y' } })).status).toBe(204);
+    expect(
+      (
+        await call(api, 'DELETE', '/projects/p1/branches/br-1', {
+          payload: '{nonsense',
+          headers: { 'content-type': 'x/y' },
+        })
+      ).status,
+    ).toBe(204);
   });
 
   test.each(['1', 't', 'T', 'TRUE', 'true', 'True'])('pooled=%s is true', async (value) => {
@@ -96,9 +111,14 @@ describe('2xx', () => {
 
   test('lists in a query are repeated or separated by commas', async () => {
     const range = 'from=2026-01-01T00:00:00Z&to=2026-01-02T00:00:00Z&granularity=daily&org_id=org-1';
-    await call(api, 'GET', `/consumption_history/v2/projects?${range}&metrics=compute_unit_seconds,root_branch_bytes_month&project_ids=a&project_ids=b,c`);
+    await call(
+      api,
+      'GET',
+      `/consumption_history/v2/projects?${range}&metrics=compute_unit_seconds,root_branch_bytes_month&project_ids=a&project_ids=b,c`,
+    );
     expect(consumption.seen.at(-1)!.query).toMatchObject({
-      metrics: ['compute_unit_seconds', 'root_branch_bytes_month'], project_ids: ['a', 'b', 'c'],
+      metrics: ['compute_unit_seconds', 'root_branch_bytes_month'],
+      project_ids: ['a', 'b', 'c'],
     });
   });
 
@@ -114,7 +134,10 @@ describe('2xx', () => {
   });
 
   test('healthz needs no key', async () => {
-    expect(await call(api, 'GET', '=/healthz', { key: false })).toMatchObject({ status: 200, body: { status: 'ok' } });
+    expect(await call(api, 'GET', '=/healthz', { key: false })).toMatchObject({
+      status: 200,
+      body: { status: 'ok' },
+    });
   });
 
   test('OPTIONS names the methods', async () => {
@@ -165,33 +188,75 @@ describe('400', () => {
     [{ project: { pg_version: 'x' } }, 'project.pg_version (expected integer, got string)'],
     [{ project: { pg_version: 17.5 } }, 'project.pg_version (expected integer, got number)'],
     [{ project: { pg_version: 13 } }, 'project.pg_version (value 13 less than 14)'],
-    [{ project: { history_retention_seconds: 2592001 } }, 'project.history_retention_seconds (value 2592001 greater than 2592000)'],
+    [
+      { project: { history_retention_seconds: 2592001 } },
+      'project.history_retention_seconds (value 2592001 greater than 2592000)',
+    ],
     [{ project: { org_id: 'A!' } }, 'project.org_id (string: no regex match: ^[a-z0-9-]{1,60}$)'],
     [{ project: { store_passwords: 'true' } }, 'project.store_passwords (expected boolean, got string)'],
     [{ project: { name: null } }, 'project.name (expected string, got null)'],
-    [{ project: { settings: { allowed_ips: { ips: [1] } } } }, 'project.settings.allowed_ips.ips.0 (expected string, got number)'],
-    [{ project: { settings: { quota: { written_data_bytes: 1e19 } } } }, 'project.settings.quota.written_data_bytes (invalid int64)'],
-    [{ project: { default_endpoint_settings: { pg_settings: { a: 1 } } } }, 'project.default_endpoint_settings.pg_settings.a (expected string, got number)'],
+    [
+      { project: { settings: { allowed_ips: { ips: [1] } } } },
+      'project.settings.allowed_ips.ips.0 (expected string, got number)',
+    ],
+    [
+      { project: { settings: { quota: { written_data_bytes: 1e19 } } } },
+      'project.settings.quota.written_data_bytes (invalid int64)',
+    ],
+    [
+      { project: { default_endpoint_settings: { pg_settings: { a: 1 } } } },
+      'project.default_endpoint_settings.pg_settings.a (expected string, got number)',
+    ],
   ])('createProject %j', async (json, problem) => {
-    expect(await message('POST', '/projects', { json })).toBe(`invalid request: decode application/json: invalid: ${problem}`);
+    expect(await message('POST', '/projects', { json })).toBe(
+      `invalid request: decode application/json: invalid: ${problem}`,
+    );
   });
 
   test('enums and times', async () => {
     const branch = (json: unknown) => message('POST', '/projects/p1/branches', { json });
-    expect(await branch({ endpoints: [{ type: 'both' }] })).toBe('invalid request: decode application/json: invalid: endpoints.0.type (invalid value: "both")');
-    expect(await branch({ branch: { expires_at: 'soon' } })).toBe('invalid request: decode application/json: invalid: branch.expires_at (invalid date-time)');
+    expect(await branch({ endpoints: [{ type: 'both' }] })).toBe(
+      'invalid request: decode application/json: invalid: endpoints.0.type (invalid value: "both")',
+    );
+    expect(await branch({ branch: { expires_at: 'soon' } })).toBe(
+      'invalid request: decode application/json: invalid: branch.expires_at (invalid date-time)',
+    );
+  });
+
+  test('alternatives that cannot be told apart', async () => {
+    const trigger = (json: unknown) => message('POST', '/projects/p1/branches/br-1/triggers', { json });
+    const start = 'invalid request: decode application/json: ';
+    expect(await trigger({})).toBe(`${start}unable to detect sum type variant`);
+    expect(await trigger({ type: 'other' })).toBe(`${start}unable to detect sum type variant`);
+    expect(await trigger({ type: 'schedule', name: 'n', function_slug: 'f' })).toBe(
+      `${start}invalid: schedule (field required)`,
+    );
   });
 
   test('bodies that are no JSON, no object, or missing', async () => {
-    expect(await message('POST', '/projects', { payload: '{"project":', headers: { 'content-type': 'application/json' } })).toBe('invalid request: decode application/json: malformed JSON');
-    expect(await message('POST', '/projects', { json: [] })).toBe('invalid request: decode application/json: expected object, got array');
+    expect(
+      await message('POST', '/projects', {
+        payload: '{"project":',
+        headers: { 'content-type': 'application/json' },
+      }),
+    ).toBe('invalid request: decode application/json: malformed JSON');
+    expect(await message('POST', '/projects', { json: [] })).toBe(
+      'invalid request: decode application/json: expected object, got array',
+    );
     expect(await message('POST', '/projects', {})).toBe('invalid request: decode request: body required');
     const deep = `{"project":${'['.repeat(100_000)}${']'.repeat(100_000)}}`;
-    expect(await message('POST', '/projects', { payload: deep })).toBe('invalid request: decode application/json: nested too deep');
+    expect(await message('POST', '/projects', { payload: deep })).toBe(
+      'invalid request: decode application/json: nested too deep',
+    );
   });
 
   test('an answer never quotes a malformed body', async () => {
-    expect(await message('POST', '/projects', { payload: 'hunter2', headers: { 'content-type': 'application/json' } })).not.toContain('hunter2');
+    expect(
+      await message('POST', '/projects', {
+        payload: 'hunter2',
+        headers: { 'content-type': 'application/json' },
+      }),
+    ).not.toContain('hunter2');
   });
 
   test.each([
@@ -219,13 +284,19 @@ describe('400', () => {
       socket.on('data', (data) => (received += data)).on('close', () => resolve(received));
     });
     expect(text).toMatch(/^HTTP\/1.1 400 Bad Request/);
-    expect(JSON.parse(text.split('\r\n\r\n')[1]!)).toMatchObject({ code: '', message: 'invalid request: malformed HTTP request' });
+    expect(JSON.parse(text.split('\r\n\r\n')[1]!)).toMatchObject({
+      code: '',
+      message: 'invalid request: malformed HTTP request',
+    });
   });
 });
 
 describe('form-encoded bodies', () => {
   const form = (path: string, payload: string) =>
-    call(api, 'POST', path, { payload, headers: { 'content-type': 'application/x-www-form-urlencoded; charset=utf-8' } });
+    call(api, 'POST', path, {
+      payload,
+      headers: { 'content-type': 'application/x-www-form-urlencoded; charset=utf-8' },
+    });
 
   test('take their types from the schema, at any depth', async () => {
     const answer = await form(
@@ -237,7 +308,9 @@ describe('form-encoded bodies', () => {
     expect(answer.status).toBe(201);
     expect(createProject.seen.at(-1)!.body).toEqual({
       project: {
-        name: 'a b&', pg_version: 16, store_passwords: true,
+        name: 'a b&',
+        pg_version: 16,
+        store_passwords: true,
         settings: { quota: { written_data_bytes: 5 }, allowed_ips: { ips: ['10.0.0.1', '10.0.0.2'] } },
         default_endpoint_settings: { autoscaling_limit_min_cu: 0.25, pg_settings: { work_mem: '64' } },
       },
@@ -245,9 +318,14 @@ describe('form-encoded bodies', () => {
   });
 
   test('arrays of objects, included schemas and free maps', async () => {
-    await form('/projects/p1/branches', 'branch[name]=x&endpoints[0][type]=read_write&endpoints[0][suspend_timeout_seconds]=0&annotation_value[k]=1');
+    await form(
+      '/projects/p1/branches',
+      'branch[name]=x&endpoints[0][type]=read_write&endpoints[0][suspend_timeout_seconds]=0&annotation_value[k]=1',
+    );
     expect(createProjectBranch.seen.at(-1)!.body).toEqual({
-      branch: { name: 'x' }, endpoints: [{ type: 'read_write', suspend_timeout_seconds: 0 }], annotation_value: { k: '1' },
+      branch: { name: 'x' },
+      endpoints: [{ type: 'read_write', suspend_timeout_seconds: 0 }],
+      annotation_value: { k: '1' },
     });
   });
 
@@ -261,15 +339,26 @@ describe('form-encoded bodies', () => {
   });
 
   test('reach no prototype and have limits', async () => {
-    expect((await form('/projects', 'project[name]=x&__proto__[polluted]=1&project[__proto__][polluted]=1&constructor[prototype][polluted]=1')).status).toBe(201);
+    expect(
+      (
+        await form(
+          '/projects',
+          'project[name]=x&__proto__[polluted]=1&project[__proto__][polluted]=1&constructor[prototype][polluted]=1',
+        )
+      ).status,
+    ).toBe(201);
     expect(({} as Record<string, unknown>)['polluted']).toBeUndefined();
     expect((createProject.seen.at(-1)!.body as any).project.polluted).toBeUndefined();
     expect((await form('/projects', `project${'[a]'.repeat(1000)}=1`)).status).toBe(400);
-    expect((await form('/projects', Array.from({ length: 5000 }, (_, i) => `project[settings][k${i}]=1`).join('&'))).status).toBe(400);
+    expect(
+      (await form('/projects', Array.from({ length: 5000 }, (_, i) => `project[settings][k${i}]=1`).join('&'))).status,
+    ).toBe(400);
   });
 
   test('JSON reaches no prototype either', async () => {
-    await call(api, 'POST', '/projects', { payload: String.raw`{"project":{"name":"x","__proto__":{"polluted":1},"\u005f_proto__":{"polluted":1}}}` });
+    await call(api, 'POST', '/projects', {
+      payload: String.raw`{"project":{"name":"x","__proto__":{"polluted":1},"\u005f_proto__":{"polluted":1}}}`,
+    });
     const { project } = createProject.seen.at(-1)!.body as unknown as { project: object };
     expect(Object.keys(project)).toEqual(['name']);
     expect(Object.assign({}, project)).not.toHaveProperty('polluted');
@@ -277,32 +366,55 @@ describe('form-encoded bodies', () => {
 });
 
 describe('401', () => {
-  test.each([undefined, '', 'Bearer', 'Bearer ', 'Bearer wrong', 'Basic napi_test', 'napi_test', `Bearer ${'x'.repeat(5000)}`])(
-    'authorization %j',
-    async (authorization) => {
-      const headers: Record<string, string> = authorization === undefined ? {} : { authorization };
-      const answer = await call(api, 'GET', '/projects/p1', { key: false, headers });
-      expect(answer).toMatchObject({ status: 401, body: { code: '', message: 'supplied credentials do not pass authentication' } });
-    },
-  );
+  test.each([
+    undefined,
+    '',
+    'Bearer',
+    'Bearer ',
+    'Bearer wrong',
+    'Basic napi_test',
+    'napi_test',
+    `Bearer ${'x'.repeat(5000)}`,
+  ])('authorization %j', async (authorization) => {
+    const headers: Record<string, string> = authorization === undefined ? {} : { authorization };
+    const answer = await call(api, 'GET', '/projects/p1', { key: false, headers });
+    expect(answer).toMatchObject({
+      status: 401,
+      body: { code: '', message: 'supplied credentials do not pass authentication' },
+    });
+  });
 
   test('comes before any look at the request', async () => {
     expect((await call(api, 'POST', '/projects', { key: false, json: {} })).status).toBe(401);
-    expect((await call(api, 'POST', '/projects', { key: false, payload: 'x'.repeat(2 * 1024 * 1024) })).status).toBe(401);
+    expect((await call(api, 'POST', '/projects', { key: false, payload: 'x'.repeat(2 * 1024 * 1024) })).status).toBe(
+      401,
+    );
   });
 
   test('the scheme may be written in any case', async () => {
-    expect((await call(api, 'GET', '/projects/p1', { key: false, headers: { authorization: 'bearer napi_test' } })).status).toBe(200);
+    expect(
+      (await call(api, 'GET', '/projects/p1', { key: false, headers: { authorization: 'bearer napi_test' } })).status,
+    ).toBe(200);
   });
 });
 
 describe('404', () => {
-  test.each(['/nowhere', '/projects/', '/projects/p1/', '/projects/p1/branches/', '', '=/', '=/api/v3/projects', '=/api/v2', '=/favicon.ico'])(
-    'GET %j',
-    async (path) => {
-      expect(await call(api, 'GET', path)).toMatchObject({ status: 404, body: { code: '', message: 'this route does not exist' } });
-    },
-  );
+  test.each([
+    '/nowhere',
+    '/projects/',
+    '/projects/p1/',
+    '/projects/p1/branches/',
+    '',
+    '=/',
+    '=/api/v3/projects',
+    '=/api/v2',
+    '=/favicon.ico',
+  ])('GET %j', async (path) => {
+    expect(await call(api, 'GET', path)).toMatchObject({
+      status: 404,
+      body: { code: '', message: 'this route does not exist' },
+    });
+  });
 
   test('an empty id at the end deletes nothing', async () => {
     expect((await call(api, 'DELETE', '/projects/p1/branches/')).status).toBe(404);
@@ -324,12 +436,18 @@ describe('405', () => {
 
 test('410: API v1 points to v2', async () => {
   const answer = await call(api, 'GET', '=/api/v1/projects', { key: false });
-  expect(answer).toMatchObject({ status: 410, body: { code: '', message: expect.stringContaining('/api/v2') } });
+  expect(answer).toMatchObject({
+    status: 410,
+    body: { code: '', message: expect.stringContaining('/api/v2') },
+  });
 });
 
 test('413: bodies have a limit', async () => {
   const answer = await call(api, 'POST', '/projects', { payload: `{"x":"${'x'.repeat(1024 * 1024)}"}` });
-  expect(answer).toMatchObject({ status: 413, body: { code: '', message: 'invalid request: request body too large' } });
+  expect(answer).toMatchObject({
+    status: 413,
+    body: { code: '', message: 'invalid request: request body too large' },
+  });
 });
 
 test.each(['text/plain', 'multipart/form-data; boundary=x', 'application/xml'])('415: %s', async (type) => {
@@ -340,23 +458,46 @@ test.each(['text/plain', 'multipart/form-data; boundary=x', 'application/xml'])(
 
 test('501: an operation without a handler names itself', async () => {
   const answer = await call(api, 'GET', '/projects/p1/jwks');
-  expect(answer).toMatchObject({ status: 501, body: { code: '', message: 'operation getProjectJWKS is not implemented by this server' } });
+  expect(answer).toMatchObject({
+    status: 501,
+    body: { code: '', message: 'operation getProjectJWKS is not implemented by this server' },
+  });
 });
 
 describe('what handlers throw', () => {
   const kinds: [ErrorKind, number][] = [
-    ['invalid', 400], ['unauthenticated', 401], ['forbidden', 403], ['not_found', 404], ['not_acceptable', 406], ['conflict', 409],
-    ['precondition', 412], ['unprocessable', 422], ['locked', 423], ['too_many', 429], ['not_implemented', 501], ['unavailable', 503],
+    ['invalid', 400],
+    ['unauthenticated', 401],
+    ['forbidden', 403],
+    ['not_found', 404],
+    ['not_acceptable', 406],
+    ['conflict', 409],
+    ['precondition', 412],
+    ['unprocessable', 422],
+    ['locked', 423],
+    ['too_many', 429],
+    ['not_implemented', 501],
+    ['unavailable', 503],
   ];
   test.each(kinds)('%s is %i with its own text and code', async (kind, status) => {
     thrown = new AppError(kind, 'branch not found', { code: 'SOME_CODE', internal: 'secret' });
     const answer = await call(api, 'GET', '/projects/p1/endpoints/ep-1');
     expect(answer.status).toBe(status);
-    expect(answer.body).toEqual({ request_id: answer.headers['x-neon-ret-request-id'], code: 'SOME_CODE', message: 'branch not found' });
+    expect(answer.body).toEqual({
+      request_id: answer.headers['x-neon-ret-request-id'],
+      code: 'SOME_CODE',
+      message: 'branch not found',
+    });
   });
 
   test.each([
-    new Error('secret'), new AppError('internal', 'secret'), 'secret', undefined, null, { statusCode: 999 }, Object.assign(new Error('secret'), { statusCode: 503 }),
+    new Error('secret'),
+    new AppError('internal', 'secret'),
+    'secret',
+    undefined,
+    null,
+    { statusCode: 999 },
+    Object.assign(new Error('secret'), { statusCode: 503 }),
   ])('%s is a plain 500', async (error) => {
     thrown = error;
     const answer = await call(api, 'GET', '/projects/p1/endpoints/ep-1');
@@ -376,7 +517,9 @@ describe('start', () => {
     const second = await fakeApi({}, { logger: silentLogger() });
     try {
       const { port } = await first.start('127.0.0.1', 0);
-      await expect(second.start('127.0.0.1', port)).rejects.toThrow(/another program has that port; choose another one with --api-port/);
+      await expect(second.start('127.0.0.1', port)).rejects.toThrow(
+        /another program has that port; choose another one with --api-port/,
+      );
     } finally {
       await Promise.all([first.close(), second.close()]);
     }

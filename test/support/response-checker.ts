@@ -22,7 +22,10 @@ export interface ResponseChecker {
 
 export async function responseChecker(): Promise<ResponseChecker> {
   const contract = await testContract();
-  const patterns = [...contract.operations.values()].map((operation) => ({ operation, pattern: pathPattern(operation.path) }));
+  const patterns = [...contract.operations.values()].map((operation) => ({
+    operation,
+    pattern: pathPattern(operation.path),
+  }));
   // Literal segments win over parameters, as in the router.
   patterns.sort((a, b) => parameterCount(a.operation) - parameterCount(b.operation));
 
@@ -32,7 +35,8 @@ export async function responseChecker(): Promise<ResponseChecker> {
   };
   const find = (method: string, url: string): Operation | undefined => {
     const path = new URL(url, 'http://localhost').pathname.replace(/^\/api\/v2/, '');
-    return patterns.find(({ operation, pattern }) => operation.method === method.toUpperCase() && pattern.test(path))?.operation;
+    return patterns.find(({ operation, pattern }) => operation.method === method.toUpperCase() && pattern.test(path))
+      ?.operation;
   };
   return {
     contract,
@@ -45,7 +49,8 @@ export async function responseChecker(): Promise<ResponseChecker> {
     checkRequest(method, url, status, body) {
       const operation = find(method, url);
       if (operation) return assertResponse(operation, status, body);
-      if (![404, 405, 410].includes(status)) throw new Error(`${method} ${url} is no operation of the contract, but answered ${status}`);
+      if (![404, 405, 410].includes(status))
+        throw new Error(`${method} ${url} is no operation of the contract, but answered ${status}`);
       const wrong = contract.schemas.at('#/components/schemas/GeneralError')(body);
       if (wrong) throw new Error(`${method} ${url} ${status}: ${wrong.field} (${wrong.problem})`);
     },
