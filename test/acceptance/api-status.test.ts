@@ -69,7 +69,9 @@ describe('200', () => {
 
   test('X-Request-ID is honoured, and one is made where none came', async () => {
     const id = '3f0b1c52-5f0e-4c58-9f3e-0d9a5b7c1d2e';
-    const reply = await ballast.api.request('GET', '/projects/none-none-00000000', undefined, { headers: { 'X-Request-ID': id } });
+    const reply = await ballast.api.request('GET', '/projects/none-none-00000000', undefined, {
+      headers: { 'X-Request-ID': id },
+    });
     expect(reply.body.request_id).toBe(id);
     expect(reply.headers.get('x-neon-ret-request-id')).toBe(id);
     const own = await ballast.api.request('GET', '/projects');
@@ -114,10 +116,14 @@ describe('201', () => {
     await ballast.api.settle(reply.body);
   });
 
-  test('a branch without a body has no endpoint, roles without passwords, and the parent\'s databases', async () => {
+  test("a branch without a body has no endpoint, roles without passwords, and the parent's databases", async () => {
     const reply = await ballast.api.request('POST', branches());
     expect(reply.status).toBe(201);
-    expect(reply.body.branch).toMatchObject({ parent_id: place.branchId, current_state: 'init', pending_state: 'ready' });
+    expect(reply.body.branch).toMatchObject({
+      parent_id: place.branchId,
+      current_state: 'init',
+      pending_state: 'ready',
+    });
     expect(reply.body.branch.name).toBe(reply.body.branch.id);
     expect(reply.body.operations.map((operation: { action: string }) => operation.action)).toEqual(['create_branch']);
     expect(reply.body.roles[0]).not.toHaveProperty('password');
@@ -152,7 +158,9 @@ describe('400', () => {
   });
 
   test('more history than a month', async () => {
-    const reply = await ballast.api.request('POST', '/projects', { project: { history_retention_seconds: 99_999_999 } });
+    const reply = await ballast.api.request('POST', '/projects', {
+      project: { history_retention_seconds: 99_999_999 },
+    });
     expect(reply.status).toBe(400);
   });
 });
@@ -175,7 +183,9 @@ describe('404', () => {
     expect(await message(`/projects/${place.projectId}/endpoints/ep-none-none-00000000`)).toMatch(/endpoint/);
     expect(await message(`${branch()}/roles/nobody`)).toMatch(/role/);
     expect(await message(`${branch()}/databases/nothing`)).toMatch(/database/);
-    expect(await message(`/projects/${place.projectId}/operations/00000000-0000-4000-8000-000000000000`)).toMatch(/operation/);
+    expect(await message(`/projects/${place.projectId}/operations/00000000-0000-4000-8000-000000000000`)).toMatch(
+      /operation/,
+    );
   });
 
   test('a branch is not found through another project', async () => {
@@ -205,7 +215,9 @@ describe('409 and 422', () => {
     expect(root.body.message).toBe('cannot delete the root branch');
 
     const { branch: mid } = await ballast.api.callAndSettle('POST', branches(), { branch: { name: 'mid' } });
-    const { branch: leaf } = await ballast.api.callAndSettle('POST', branches(), { branch: { name: 'leaf', parent_id: mid.id } });
+    const { branch: leaf } = await ballast.api.callAndSettle('POST', branches(), {
+      branch: { name: 'leaf', parent_id: mid.id },
+    });
     const refused = await ballast.api.request('DELETE', `${branches()}/${mid.id}`);
     expect(refused.status).toBe(422);
     expect(refused.body.message).toContain('cannot delete branch that has children');
@@ -215,7 +227,9 @@ describe('409 and 422', () => {
   });
 
   test('a protected branch, and its project', async () => {
-    const { branch: guarded } = await ballast.api.callAndSettle('POST', branches(), { branch: { name: 'guarded', protected: true } });
+    const { branch: guarded } = await ballast.api.callAndSettle('POST', branches(), {
+      branch: { name: 'guarded', protected: true },
+    });
     const reply = await ballast.api.request('DELETE', `${branches()}/${guarded.id}`);
     expect(reply.status).toBe(422);
     expect(reply.body.message).toBe('cannot delete protected branch');
@@ -224,15 +238,25 @@ describe('409 and 422', () => {
   });
 
   test('a second read-write endpoint, a database of an unknown owner, a role that owns databases', async () => {
-    const endpoint = await ballast.api.request('POST', `/projects/${place.projectId}/endpoints`, { endpoint: { branch_id: place.branchId, type: 'read_write' } });
+    const endpoint = await ballast.api.request('POST', `/projects/${place.projectId}/endpoints`, {
+      endpoint: { branch_id: place.branchId, type: 'read_write' },
+    });
     expect(endpoint.status).toBeGreaterThanOrEqual(400);
     expect(endpoint.status).toBeLessThan(500);
     expect(endpoint.body.message).toContain('read_write endpoint already exists');
-    const database = await ballast.api.request('POST', `${branch()}/databases`, { database: { name: 'd', owner_name: 'nobody' } });
+    const database = await ballast.api.request('POST', `${branch()}/databases`, {
+      database: { name: 'd', owner_name: 'nobody' },
+    });
     expect(database.status).toBe(422);
     expect(database.body.message).toBe('database owner not found; role_name:"nobody"');
     expect((await ballast.api.request('DELETE', `${branch()}/roles/${place.role}`)).status).toBe(422);
-    expect((await ballast.api.request('POST', `${branch()}/databases`, { database: { name: 'neondb', owner_name: place.role } })).status).toBe(409);
+    expect(
+      (
+        await ballast.api.request('POST', `${branch()}/databases`, {
+          database: { name: 'neondb', owner_name: place.role },
+        })
+      ).status,
+    ).toBe(409);
     expect((await ballast.api.request('POST', `${branch()}/roles`, { role: { name: place.role } })).status).toBe(409);
   });
 

@@ -12,11 +12,13 @@ import { Ballast } from '../support/ballast.ts';
 import { runProgram } from '../support/clients.ts';
 import { judgeLedger, LedgerWriter } from '../support/ledger.ts';
 import { query, withClient } from '../support/sql.ts';
-import { quantile, waitFor } from '../support/wait.ts';
+import { quantile } from '../support/wait.ts';
 
 const BRANCHES = 20;
 const QUIET_MS = 6_000;
-const PGBENCH = ['/usr/bin/pgbench', '/usr/local/bin/pgbench', '/opt/homebrew/bin/pgbench'].find((file) => existsSync(file));
+const PGBENCH = ['/usr/bin/pgbench', '/usr/local/bin/pgbench', '/opt/homebrew/bin/pgbench'].find((file) =>
+  existsSync(file),
+);
 
 let ballast: Ballast;
 let load: ChildProcess | undefined;
@@ -121,5 +123,6 @@ test('a parent keeps its commits when it is branched while it goes to sleep and 
     await woke;
     await judgeLedger(childPlace(parent, created).uri, acknowledged - 1, acknowledged);
   }
-  await waitFor('operations', async () => (await ballast.api.unfinished(parent.projectId)).length === 0);
+  await ballast.api.idle(parent.projectId);
+  expect(await query(parent.uri, 'select count(*)::int as n from ledger')).toEqual([{ n: acknowledged }]);
 });

@@ -24,7 +24,14 @@ describe('neon CLI', () => {
   let uri: string;
 
   test('creates a project whose connection URI works as it is printed', async () => {
-    const created = await neonCli(ballast).json(['projects', 'create', '--name', 'cli-project', '--region-id', 'aws-us-east-2']);
+    const created = await neonCli(ballast).json([
+      'projects',
+      'create',
+      '--name',
+      'cli-project',
+      '--region-id',
+      'aws-us-east-2',
+    ]);
     projectId = created.project.id;
     uri = created.connection_uris[0].connection_uri;
     expect(created.project).toMatchObject({ name: 'cli-project', region_id: 'aws-us-east-2', pg_version: 17 });
@@ -41,7 +48,7 @@ describe('neon CLI', () => {
   });
 
   test('creates a branch by name, with the data of its parent', async () => {
-    await query(uri, 'create table fruit (name text); insert into fruit values (\'apple\')');
+    await query(uri, "create table fruit (name text); insert into fruit values ('apple')");
     const cli = neonCli(ballast);
     const created = await cli.json(['branches', 'create', '--project-id', projectId, '--name', 'preview/pr-12']);
     expect(created.branch).toMatchObject({ name: 'preview/pr-12', project_id: projectId });
@@ -50,14 +57,18 @@ describe('neon CLI', () => {
     expect(await query(branchUri, 'select name from fruit')).toEqual([{ name: 'apple' }]);
     const listed = await cli.json(['branches', 'list', '--project-id', projectId]);
     expect(listed.map((branch: { name: string }) => branch.name).toSorted()).toEqual(['main', 'preview/pr-12']);
-    expect(await cli.json(['branches', 'get', 'preview/pr-12', '--project-id', projectId])).toMatchObject({ id: created.branch.id });
+    expect(await cli.json(['branches', 'get', 'preview/pr-12', '--project-id', projectId])).toMatchObject({
+      id: created.branch.id,
+    });
   });
 
   test('makes databases and roles', async () => {
     const cli = neonCli(ballast);
     const on = ['--project-id', projectId, '--branch', 'preview/pr-12'];
     expect(await cli.json(['roles', 'create', ...on, '--name', 'analyst'])).toMatchObject({ name: 'analyst' });
-    expect(await cli.json(['databases', 'create', ...on, '--name', 'reports', '--owner-name', 'analyst'])).toMatchObject({ name: 'reports' });
+    expect(
+      await cli.json(['databases', 'create', ...on, '--name', 'reports', '--owner-name', 'analyst']),
+    ).toMatchObject({ name: 'reports' });
     const roles = await cli.json(['roles', 'list', ...on]);
     expect(roles.map((role: { name: string }) => role.name).toSorted()).toEqual(['analyst', 'neondb_owner']);
     const databases = await cli.json(['databases', 'list', ...on]);
@@ -69,7 +80,16 @@ describe('neon CLI', () => {
   test('connection-string names role, host and database, and its password works over TLS with channel binding', async () => {
     const cli = neonCli(ballast);
     await ballast.api.idle(projectId);
-    const args = ['connection-string', 'preview/pr-12', '--project-id', projectId, '--role-name', 'analyst', '--database-name', 'reports'];
+    const args = [
+      'connection-string',
+      'preview/pr-12',
+      '--project-id',
+      projectId,
+      '--role-name',
+      'analyst',
+      '--database-name',
+      'reports',
+    ];
     const ran = await cli.raw(args);
     expect(ran).toMatchObject({ code: 0 });
     const printed = new URL(ran.stdout.trim());
@@ -83,8 +103,19 @@ describe('neon CLI', () => {
 
   test.skipIf(!hasPsql)('psql through the CLI runs SQL on the branch (skipped without psql)', async () => {
     const ran = await neonCli(ballast).raw([
-      'psql', 'preview/pr-12', '--project-id', projectId, '--role-name', 'analyst', '--database-name', 'reports',
-      '--', '-X', '-At', '-c', 'select current_user, current_database()',
+      'psql',
+      'preview/pr-12',
+      '--project-id',
+      projectId,
+      '--role-name',
+      'analyst',
+      '--database-name',
+      'reports',
+      '--',
+      '-X',
+      '-At',
+      '-c',
+      'select current_user, current_database()',
     ]);
     expect(ran).toMatchObject({ code: 0, stdout: expect.stringContaining('analyst|reports') });
   });
@@ -92,13 +123,23 @@ describe('neon CLI', () => {
   test('set-context, rename, set-default, api passthrough and delete', async () => {
     const cli = neonCli(ballast);
     expect((await cli.raw(['set-context', '--project-id', projectId])).code).toBe(0);
-    expect(await cli.json(['branches', 'rename', 'preview/pr-12', 'renamed', '--project-id', projectId])).toMatchObject({ name: 'renamed' });
-    expect(await cli.json(['branches', 'set-default', 'renamed', '--project-id', projectId])).toMatchObject({ default: true });
-    expect(await cli.json(['branches', 'set-default', 'main', '--project-id', projectId])).toMatchObject({ default: true });
+    expect(await cli.json(['branches', 'rename', 'preview/pr-12', 'renamed', '--project-id', projectId])).toMatchObject(
+      { name: 'renamed' },
+    );
+    expect(await cli.json(['branches', 'set-default', 'renamed', '--project-id', projectId])).toMatchObject({
+      default: true,
+    });
+    expect(await cli.json(['branches', 'set-default', 'main', '--project-id', projectId])).toMatchObject({
+      default: true,
+    });
     const passthrough = await cli.raw(['api', `/projects/${projectId}`]);
     expect(JSON.parse(passthrough.stdout)).toMatchObject({ project: { id: projectId } });
-    expect((await cli.raw(['databases', 'delete', 'reports', '--project-id', projectId, '--branch', 'renamed'])).code).toBe(0);
-    expect((await cli.raw(['roles', 'delete', 'analyst', '--project-id', projectId, '--branch', 'renamed'])).code).toBe(0);
+    expect(
+      (await cli.raw(['databases', 'delete', 'reports', '--project-id', projectId, '--branch', 'renamed'])).code,
+    ).toBe(0);
+    expect((await cli.raw(['roles', 'delete', 'analyst', '--project-id', projectId, '--branch', 'renamed'])).code).toBe(
+      0,
+    );
     expect((await cli.raw(['branches', 'delete', 'renamed', '--project-id', projectId])).code).toBe(0);
     expect((await cli.raw(['projects', 'delete', projectId])).code).toBe(0);
     expect((await ballast.api.request('GET', `/projects/${projectId}`)).status).toBe(404);
@@ -125,7 +166,9 @@ describe('@neon/sdk', () => {
     const wait = { waitForReadiness: true };
     const role = await neon.postgres.roles.create({ ...at, name: 'app' }, wait);
     await neon.postgres.databases.create({ ...at, name: 'appdb', owner_name: 'app' }, wait);
-    expect(await neon.postgres.roles.password({ ...at, roleName: 'app' })).toBe((role as { password?: string }).password);
+    expect(await neon.postgres.roles.password({ ...at, roleName: 'app' })).toBe(
+      (role as { password?: string }).password,
+    );
     const uri = await neon.postgres.connectionString({ ...at, databaseName: 'appdb', roleName: 'app', pooled: false });
     expect(await scalar(uri, 'select current_user::text')).toBe('app');
 
@@ -133,7 +176,9 @@ describe('@neon/sdk', () => {
     expect((reset as { password?: string }).password).not.toBe((role as { password?: string }).password);
 
     expect((await neon.projects.list().all()).map((item) => item.id)).toContain(project.id);
-    await expect(neon.branches.get({ projectId: project.id, branchId: 'br-none-none-00000000' })).rejects.toMatchObject({ kind: 'not_found' });
+    await expect(neon.branches.get({ projectId: project.id, branchId: 'br-none-none-00000000' })).rejects.toMatchObject(
+      { kind: 'not_found' },
+    );
     await neon.branches.delete(at, wait);
     await neon.projects.delete({ projectId: project.id });
     await expect(neon.projects.get({ projectId: project.id })).rejects.toMatchObject({ kind: 'not_found' });
@@ -152,10 +197,17 @@ describe('@neondatabase/api-client', () => {
     expect(bare.data.endpoints ?? []).toHaveLength(0);
     await ballast.api.settle(bare.data as never);
     const branchId = bare.data.branch.id;
-    const endpoint = await client.createProjectEndpoint(projectId, { endpoint: { branch_id: branchId, type: 'read_write' as never } });
+    const endpoint = await client.createProjectEndpoint(projectId, {
+      endpoint: { branch_id: branchId, type: 'read_write' as never },
+    });
     expect(endpoint.status).toBe(201);
     await ballast.api.settle(endpoint.data as never);
-    const { data: uri } = await client.getConnectionUri({ projectId, branch_id: branchId, database_name: 'neondb', role_name: 'neondb_owner' });
+    const { data: uri } = await client.getConnectionUri({
+      projectId,
+      branch_id: branchId,
+      database_name: 'neondb',
+      role_name: 'neondb_owner',
+    });
     expect(await scalar(uri.uri, 'select current_database()::text')).toBe('neondb');
 
     await ballast.api.settle((await client.suspendProjectEndpoint(projectId, endpoint.data.endpoint.id)).data as never);
@@ -187,19 +239,25 @@ describe('Postgres drivers', () => {
     }
   });
 
-  test.skipIf(!hasPsql)('psql connects by URI, by host name with TLS and channel binding, and by password prefix (skipped without psql)', async () => {
-    const place = await ballast.api.createProject();
-    const sql = 'select current_user';
-    expect(await psql({ uri: place.uri }, sql)).toMatchObject({ code: 0, stdout: 'neondb_owner\n' });
-    const tls = libpqEnvironment(ballast, place);
-    expect(await psql({ env: tls }, sql)).toMatchObject({ code: 0, stdout: 'neondb_owner\n' });
-    expect(await psql({ env: { ...tls, PGCHANNELBINDING: 'require' } }, sql)).toMatchObject({ code: 0, stdout: 'neondb_owner\n' });
-    const byPrefix = { ...tls, PGHOST: 'localhost', PGPASSWORD: `endpoint=${place.endpointId};${place.password}` };
-    expect(await psql({ env: byPrefix }, sql)).toMatchObject({ code: 0, stdout: 'neondb_owner\n' });
-    const nowhere = await psql({ env: { ...tls, PGHOST: 'localhost' } }, sql);
-    expect(nowhere.code).not.toBe(0);
-    expect(nowhere.stderr).toMatch(/Endpoint ID is not specified|password authentication failed/);
-  });
+  test.skipIf(!hasPsql)(
+    'psql connects by URI, by host name with TLS and channel binding, and by password prefix (skipped without psql)',
+    async () => {
+      const place = await ballast.api.createProject();
+      const sql = 'select current_user';
+      expect(await psql({ uri: place.uri }, sql)).toMatchObject({ code: 0, stdout: 'neondb_owner\n' });
+      const tls = libpqEnvironment(ballast, place);
+      expect(await psql({ env: tls }, sql)).toMatchObject({ code: 0, stdout: 'neondb_owner\n' });
+      expect(await psql({ env: { ...tls, PGCHANNELBINDING: 'require' } }, sql)).toMatchObject({
+        code: 0,
+        stdout: 'neondb_owner\n',
+      });
+      const byPrefix = { ...tls, PGHOST: 'localhost', PGPASSWORD: `endpoint=${place.endpointId};${place.password}` };
+      expect(await psql({ env: byPrefix }, sql)).toMatchObject({ code: 0, stdout: 'neondb_owner\n' });
+      const nowhere = await psql({ env: { ...tls, PGHOST: 'localhost' } }, sql);
+      expect(nowhere.code).not.toBe(0);
+      expect(nowhere.stderr).toMatch(/Endpoint ID is not specified|password authentication failed/);
+    },
+  );
 });
 
 describe('sleep, wake, restart', () => {

@@ -97,20 +97,19 @@ async function expectConverged(): Promise<void> {
   );
   for (const projectId of new Set(known.branches.map((branch) => branch.projectId))) {
     const { operations } = await ballast.api.call('GET', `/projects/${projectId}/operations?limit=1000`);
-    const bad = operations.filter((operation: { status: string }) => !['finished', 'skipped'].includes(operation.status));
+    const bad = operations.filter(
+      (operation: { status: string }) => !['finished', 'skipped'].includes(operation.status),
+    );
     expect(bad).toEqual([]);
   }
   const wanted = known.branches.map((branch) => `${branch.projectId}/${branch.id}`).toSorted();
-  await waitFor('directories to be those of the branches', async () =>
-    JSON.stringify((await ballast.timelineDirectories()).toSorted()) === JSON.stringify(wanted),
-  ).catch(async () => expect((await ballast.timelineDirectories()).toSorted()).toEqual(wanted));
+  const poll = { timeout: 30_000, interval: 50 };
+  await expect.poll(async () => (await ballast.timelineDirectories()).toSorted(), poll).toEqual(wanted);
   const active = known.endpoints
     .filter((endpoint) => endpoint.state === 'active')
     .map((endpoint) => `${endpoint.projectId}/${endpoint.branchId}`)
     .toSorted();
-  await waitFor('processes to be those of the active endpoints', async () =>
-    JSON.stringify(await runningTimelines()) === JSON.stringify(active),
-  ).catch(async () => expect(await runningTimelines()).toEqual(active));
+  await expect.poll(runningTimelines, poll).toEqual(active);
 }
 
 async function expectCommitted(): Promise<void> {
@@ -122,7 +121,11 @@ async function expectCommitted(): Promise<void> {
 }
 
 const branchesPath = () => `/projects/${parent.projectId}/branches`;
-const newBranch = () => ballast.api.call('POST', branchesPath(), { branch: { parent_id: parent.branchId }, endpoints: [{ type: 'read_write' }] });
+const newBranch = () =>
+  ballast.api.call('POST', branchesPath(), {
+    branch: { parent_id: parent.branchId },
+    endpoints: [{ type: 'read_write' }],
+  });
 
 /** Each prepares in peace and gives the request in whose middle the kill comes. */
 const ACTIONS: Record<string, () => Promise<() => Promise<unknown>>> = {
@@ -164,28 +167,34 @@ const ACTIONS: Record<string, () => Promise<() => Promise<unknown>>> = {
   },
 };
 
-test.each(Object.keys(ACTIONS))('kill -9 in the middle of %s', async (name) => {
-  const random = randomMoments(seed + Object.keys(ACTIONS).indexOf(name) * 7919);
-  for (let round = 0; round < ROUNDS; round++) {
-    const act = await ACTIONS[name]!();
-    const killAfterMs = Math.floor(random() * LATEST_KILL_MS);
-    const acting = act().catch(() => undefined);
-    // The moment itself is what is being varied: this pause waits for nothing.
-    await pause(killAfterMs);
-    await ballast.kill9();
-    await acting;
-    await ballast.start();
-    try {
-      await expectConverged();
-      await expectCommitted();
-    } catch (error) {
-      throw new Error(`killed ${killAfterMs} ms into "${name}" (seed ${seed}, round ${round})`, { cause: error });
+test.each(Object.keys(ACTIONS))(
+  'kill -9 in the middle of %s',
+  async (name) => {
+    expect.hasAssertions();
+    const random = randomMoments(seed + Object.keys(ACTIONS).indexOf(name) * 7919);
+    for (let round = 0; round < ROUNDS; round++) {
+      const act = await ACTIONS[name]!();
+      const killAfterMs = Math.floor(random() * LATEST_KILL_MS);
+      const acting = act().catch(() => undefined);
+      // The moment itself is what is being varied: this pause waits for nothing.
+      await pause(killAfterMs);
+      await ballast.kill9();
+      await acting;
+      await ballast.start();
+      try {
+        await expectConverged();
+        await expectCommitted();
+      } catch (error) {
+        throw new Error(`killed ${killAfterMs} ms into "${name}" (seed ${seed}, round ${round})`, { cause: error });
+      }
     }
-  }
-  await removeNewcomers();
-}, 180_000);
+    await removeNewcomers();
+  },
+  180_000,
+);
 
 test('after all that it stops cleanly and starts again', async () => {
+  expect.hasAssertions();
   await ballast.stop();
   await ballast.start();
   await expectCommitted();

@@ -4,7 +4,7 @@
  * may do must work.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import pg from 'pg';
+import type pg from 'pg';
 import type { Place } from '../support/api.ts';
 import { Ballast } from '../support/ballast.ts';
 import { majorsAtHand } from '../support/majors.ts';
@@ -37,9 +37,9 @@ const REFUSED: [name: string, statements: string[]][] = [
   ['a large object as a file', ["select lo_export(1, '/tmp/ballast-escape')"]],
   ['SET ROLE cloud_admin', ['set role cloud_admin']],
   ['GRANT cloud_admin', ['grant cloud_admin to neondb_owner']],
-  ['cloud_admin\'s password', ["alter role cloud_admin password 'x'"]],
+  ["cloud_admin's password", ["alter role cloud_admin password 'x'"]],
   ['SUPERUSER for oneself', ['alter role neondb_owner superuser']],
-  ['a superuser of one\'s own', ['create role boss superuser']],
+  ["a superuser of one's own", ['create role boss superuser']],
   ['SESSION AUTHORIZATION', ['set session authorization cloud_admin']],
   ['ALTER SYSTEM', ["alter system set work_mem = '1GB'"]],
   ['LOAD of a file', ["load '/usr/lib/x86_64-linux-gnu/libc.so.6'"]],
@@ -49,17 +49,29 @@ const REFUSED: [name: string, statements: string[]][] = [
   ['session_replication_role', ['set session_replication_role = replica']],
   ['writing to the system catalogs', ["update pg_authid set rolsuper = true where rolname = 'neondb_owner'"]],
   ['allow_system_table_mods', ['set allow_system_table_mods = on']],
-  ['a foreign library as an output plugin', ["select pg_create_logical_replication_slot('x', '/lib/x86_64-linux-gnu/libc.so.6')"]],
-  ['a relative library as an output plugin', ["select pg_create_logical_replication_slot('x', '../../../../lib/x86_64-linux-gnu/libc.so.6')"]],
-  ['dblink without a password check', ['create extension if not exists dblink', "select dblink_connect_u('dbname=postgres user=cloud_admin')"]],
+  [
+    'a foreign library as an output plugin',
+    ["select pg_create_logical_replication_slot('x', '/lib/x86_64-linux-gnu/libc.so.6')"],
+  ],
+  [
+    'a relative library as an output plugin',
+    ["select pg_create_logical_replication_slot('x', '../../../../lib/x86_64-linux-gnu/libc.so.6')"],
+  ],
+  [
+    'dblink without a password check',
+    ['create extension if not exists dblink', "select dblink_connect_u('dbname=postgres user=cloud_admin')"],
+  ],
   ...['plperlu', 'plpython3u', 'pltclu', 'file_fdw', 'adminpack', 'pageinspect', 'pg_surgery'].map(
     (extension): [string, string[]] => [`the extension ${extension}`, [`create extension ${extension}`]],
   ),
-  ['a foreign server that needs no password', [
-    'create extension if not exists postgres_fdw',
-    "create server escape_server foreign data wrapper postgres_fdw options (dbname 'neondb')",
-    "create user mapping for current_user server escape_server options (user 'cloud_admin', password_required 'false')",
-  ]],
+  [
+    'a foreign server that needs no password',
+    [
+      'create extension if not exists postgres_fdw',
+      "create server escape_server foreign data wrapper postgres_fdw options (dbname 'neondb')",
+      "create user mapping for current_user server escape_server options (user 'cloud_admin', password_required 'false')",
+    ],
+  ],
 ];
 
 describe.each(majorsAtHand())('PostgreSQL %i', (major) => {
@@ -93,7 +105,9 @@ describe.each(majorsAtHand())('PostgreSQL %i', (major) => {
   test('refuses to log in as an internal role, whatever the password', async () => {
     for (const role of ['cloud_admin', 'neon_superuser', 'postgres']) {
       for (const password of [place.password, '', role]) {
-        const failure = await failureOf(() => query(uriWith(place, { role, password: password || 'none' }), 'select 1'));
+        const failure = await failureOf(() =>
+          query(uriWith(place, { role, password: password || 'none' }), 'select 1'),
+        );
         expect(failure?.message).toMatch(/password authentication failed/);
       }
     }
@@ -101,9 +115,17 @@ describe.each(majorsAtHand())('PostgreSQL %i', (major) => {
 
   test.each(['database', 'true'])('refuses physical backup and replication by replication=%s', async (replication) => {
     const commands = [
-      "BASE_BACKUP (LABEL 'x')", "BASE_BACKUP LABEL 'x'", 'CREATE_REPLICATION_SLOT p PHYSICAL', 'START_REPLICATION PHYSICAL 0/0',
-      'START_REPLICATION 0/0', 'UPLOAD_MANIFEST', 'TIMELINE_HISTORY 1', 'base_backup', '/* x */ BASE_BACKUP', ';BASE_BACKUP',
-      "CREATE_REPLICATION_SLOT l LOGICAL \"/lib/x86_64-linux-gnu/libc.so.6\"",
+      "BASE_BACKUP (LABEL 'x')",
+      "BASE_BACKUP LABEL 'x'",
+      'CREATE_REPLICATION_SLOT p PHYSICAL',
+      'START_REPLICATION PHYSICAL 0/0',
+      'START_REPLICATION 0/0',
+      'UPLOAD_MANIFEST',
+      'TIMELINE_HISTORY 1',
+      'base_backup',
+      '/* x */ BASE_BACKUP',
+      ';BASE_BACKUP',
+      'CREATE_REPLICATION_SLOT l LOGICAL "/lib/x86_64-linux-gnu/libc.so.6"',
     ];
     for (const command of commands) {
       const failure = await failureOf(() => replicationCommand(place.uri, replication, command));
@@ -125,7 +147,9 @@ describe.each(majorsAtHand())('PostgreSQL %i', (major) => {
     const child = await ballast.api.createBranch(place);
     for (const each of [place, child]) {
       expect(await query(each.uri, 'select who from evil.log where who <> session')).toEqual([]);
-      expect(await query(each.uri, "select who from evil.log where who in ('cloud_admin', 'neon_superuser')")).toEqual([]);
+      expect(await query(each.uri, "select who from evil.log where who in ('cloud_admin', 'neon_superuser')")).toEqual(
+        [],
+      );
     }
     await ballast.api.callAndSettle('DELETE', `/projects/${place.projectId}/branches/${child.branchId}`);
     await query(uriWith(place, { database: 'postgres' }), 'alter database neondb reset search_path').catch(() =>
@@ -133,12 +157,19 @@ describe.each(majorsAtHand())('PostgreSQL %i', (major) => {
     );
   });
 
-  test('cannot lock cloud_admin out by a database\'s or a role\'s settings', async () => {
+  test("cannot lock cloud_admin out by a database's or a role's settings", async () => {
     const at = `/projects/${place.projectId}/branches/${place.branchId}`;
-    await ballast.api.callAndSettle('POST', `${at}/databases`, { database: { name: 'locked', owner_name: place.role } });
+    await ballast.api.callAndSettle('POST', `${at}/databases`, {
+      database: { name: 'locked', owner_name: place.role },
+    });
     const settings = [
-      "local_preload_libraries = 'nothere'", "session_authorization = 'neondb_owner'", "role = 'neondb_owner'",
-      'default_transaction_read_only = on', 'statement_timeout = 1', 'standard_conforming_strings = off', "datestyle = 'German'",
+      "local_preload_libraries = 'nothere'",
+      "session_authorization = 'neondb_owner'",
+      "role = 'neondb_owner'",
+      'default_transaction_read_only = on',
+      'statement_timeout = 1',
+      'standard_conforming_strings = off',
+      "datestyle = 'German'",
     ];
     for (const setting of settings) await query(place.uri, `alter database locked set ${setting}`).catch(() => {});
     await ballast.api.callAndSettle('POST', `${at}/roles`, { role: { name: 'after_lock' } });
@@ -171,13 +202,33 @@ describe.each(majorsAtHand())('PostgreSQL %i', (major) => {
   });
 
   test('bounds what a forgotten slot can pin', async () => {
-    const limit = await scalar(place.uri, "select setting::bigint from pg_settings where name = 'max_slot_wal_keep_size'");
+    const limit = await scalar(
+      place.uri,
+      "select setting::bigint from pg_settings where name = 'max_slot_wal_keep_size'",
+    );
     expect(Number(limit)).toBeGreaterThan(0);
-    expect(Number(await scalar(place.uri, "select setting::bigint from pg_settings where name = 'max_prepared_transactions'"))).toBe(0);
+    expect(
+      Number(
+        await scalar(place.uri, "select setting::bigint from pg_settings where name = 'max_prepared_transactions'"),
+      ),
+    ).toBe(0);
   });
 
   test('lets users do what they do on Neon', async () => {
-    const extensions = ['pgcrypto', 'citext', 'hstore', 'pg_trgm', 'btree_gin', 'unaccent', 'fuzzystrmatch', 'uuid-ossp', 'pg_stat_statements', 'amcheck', 'postgres_fdw', 'dblink'];
+    const extensions = [
+      'pgcrypto',
+      'citext',
+      'hstore',
+      'pg_trgm',
+      'btree_gin',
+      'unaccent',
+      'fuzzystrmatch',
+      'uuid-ossp',
+      'pg_stat_statements',
+      'amcheck',
+      'postgres_fdw',
+      'dblink',
+    ];
     await withClient(place.uri, async (client) => {
       const { rows } = await client.query<{ name: string }>('select name from pg_available_extensions');
       const available = new Set(rows.map((row) => row.name));
@@ -194,7 +245,7 @@ describe.each(majorsAtHand())('PostgreSQL %i', (major) => {
       await client.query('grant select on secrets to reader');
       await client.query('create schema app; create table app.t (id serial primary key); create index on app.t (id)');
       await client.query("create function app.f() returns int language plpgsql as 'begin return 1; end'");
-      await client.query('create server s foreign data wrapper postgres_fdw options (host \'127.0.0.1\', dbname \'x\')');
+      await client.query("create server s foreign data wrapper postgres_fdw options (host '127.0.0.1', dbname 'x')");
       await client.query('create publication all_rows for table app.t');
       await client.query("select pg_create_logical_replication_slot('mine', 'test_decoding')");
       await client.query('insert into app.t default values');
@@ -232,8 +283,17 @@ async function replicationCommand(uri: string, replication: string, command: str
  */
 async function setTraps(place: Place): Promise<void> {
   const shadows = [
-    'format(text, variadic text[])', 'quote_ident(text)', 'quote_literal(text)', 'lower(text)', 'upper(text)', 'length(text)',
-    'current_setting(text)', 'concat(text, text)', 'replace(text, text, text)', 'md5(text)', 'has_database_privilege(text, text)',
+    'format(text, variadic text[])',
+    'quote_ident(text)',
+    'quote_literal(text)',
+    'lower(text)',
+    'upper(text)',
+    'length(text)',
+    'current_setting(text)',
+    'concat(text, text)',
+    'replace(text, text, text)',
+    'md5(text)',
+    'has_database_privilege(text, text)',
   ];
   await withClient(place.uri, async (client) => {
     await client.query('create schema evil; grant usage on schema evil to public');
@@ -253,7 +313,9 @@ async function setTraps(place: Place): Promise<void> {
     );
     await client.query('create operator evil.= (leftarg = text, rightarg = text, procedure = evil.text_eq)');
     for (const view of ['pg_roles', 'pg_database', 'pg_class', 'pg_authid', 'pg_namespace', 'pg_subscription']) {
-      await client.query(`create view evil.${view} as select evil.note('x') as rolname, evil.note('x') as datname, 1::oid as oid`);
+      await client.query(
+        `create view evil.${view} as select evil.note('x') as rolname, evil.note('x') as datname, 1::oid as oid`,
+      );
     }
     await client.query('alter database neondb set search_path = evil, pg_catalog, public');
     await client.query(`alter role ${place.role} set search_path = evil, pg_catalog, public`);

@@ -49,58 +49,69 @@ async function leaveFree(share: number): Promise<void> {
 const giveBack = () => execFileSync('sh', ['-c', `rm -f '${filler()}'-*`]);
 
 async function commit(fillerBytes = 1): Promise<void> {
-  await query(place.uri, 'insert into ledger values ($1, repeat(md5(random()::text), $2))', [acknowledged + 1, Math.ceil(fillerBytes / 32)]);
+  await query(place.uri, 'insert into ledger values ($1, repeat(md5(random()::text), $2))', [
+    acknowledged + 1,
+    Math.ceil(fillerBytes / 32),
+  ]);
   acknowledged += 1;
 }
 
-const branch = () => ballast.api.request('POST', `/projects/${place.projectId}/branches`, { endpoints: [{ type: 'read_write' }] });
+const branch = () =>
+  ballast.api.request('POST', `/projects/${place.projectId}/branches`, { endpoints: [{ type: 'read_write' }] });
 
-test.skipIf(!canMountImages)('branches are refused first, writers later, nothing is lost (skipped without root, loop devices and mkfs.xfs)', async () => {
-  await commit();
-  const early = await branch();
-  expect(early.status).toBe(201);
-  await ballast.api.settle(early.body);
-
-  await leaveFree(0.07);
-  const refused = await waitFor('branches to be refused', async () => {
-    const reply = await branch();
-    if (reply.status !== 201) return reply;
-    await ballast.api.settle(reply.body).catch(() => {});
-    return undefined;
-  });
-  expect(refused.status).toBeGreaterThanOrEqual(400);
-  expect(refused.body.message).toMatch(/space|full|room/i);
-  expect(refused.text).not.toContain(image.directory);
-  await commit();
-
-  await leaveFree(0.01);
-  let failure: { message: string } | undefined;
-  for (let attempt = 0; attempt < 400 && failure === undefined; attempt++) {
-    failure = await commit(MIB / 2).then(
-      () => undefined,
-      (error: Error) => error,
-    );
-  }
-  expect(failure?.message).toMatch(/space|full|room|No space left|terminat|connection|starting up|recovery/i);
-  // Reads of the API do not suffer.
-  expect((await ballast.api.request('GET', `/projects/${place.projectId}`)).status).toBe(200);
-
-  giveBack();
-  const held = await waitFor('the project to work again', async () => (await scalar(place.uri, 'select max(n) from ledger')) as number, {
-    timeoutMs: 60_000,
-    intervalMs: 250,
-  });
-  expect(await scalar(place.uri, 'select count(*)::int from ledger')).toBe(held);
-  expect(held).toBeGreaterThanOrEqual(acknowledged);
-  expect(held).toBeLessThanOrEqual(acknowledged + 1);
-  acknowledged = held;
-  await waitFor('a write to work again', async () => {
+test.skipIf(!canMountImages)(
+  'branches are refused first, writers later, nothing is lost (skipped without root, loop devices and mkfs.xfs)',
+  async () => {
     await commit();
-    return true;
-  });
-  const late = await waitFor('branches to be accepted again', async () => {
-    const reply = await branch();
-    return reply.status === 201 ? reply : undefined;
-  });
-  await ballast.api.settle(late.body);
-});
+    const early = await branch();
+    expect(early.status).toBe(201);
+    await ballast.api.settle(early.body);
+
+    await leaveFree(0.07);
+    const refused = await waitFor('branches to be refused', async () => {
+      const reply = await branch();
+      if (reply.status !== 201) return reply;
+      await ballast.api.settle(reply.body).catch(() => {});
+      return undefined;
+    });
+    expect(refused.status).toBeGreaterThanOrEqual(400);
+    expect(refused.body.message).toMatch(/space|full|room/i);
+    expect(refused.text).not.toContain(image.directory);
+    await commit();
+
+    await leaveFree(0.01);
+    let failure: { message: string } | undefined;
+    for (let attempt = 0; attempt < 400 && failure === undefined; attempt++) {
+      failure = await commit(MIB / 2).then(
+        () => undefined,
+        (error: Error) => error,
+      );
+    }
+    expect(failure?.message).toMatch(/space|full|room|No space left|terminat|connection|starting up|recovery/i);
+    // Reads of the API do not suffer.
+    expect((await ballast.api.request('GET', `/projects/${place.projectId}`)).status).toBe(200);
+
+    giveBack();
+    const held = await waitFor(
+      'the project to work again',
+      async () => (await scalar(place.uri, 'select max(n) from ledger')) as number,
+      {
+        timeoutMs: 60_000,
+        intervalMs: 250,
+      },
+    );
+    expect(await scalar(place.uri, 'select count(*)::int from ledger')).toBe(held);
+    expect(held).toBeGreaterThanOrEqual(acknowledged);
+    expect(held).toBeLessThanOrEqual(acknowledged + 1);
+    acknowledged = held;
+    await waitFor('a write to work again', async () => {
+      await commit();
+      return true;
+    });
+    const late = await waitFor('branches to be accepted again', async () => {
+      const reply = await branch();
+      return reply.status === 201 ? reply : undefined;
+    });
+    await ballast.api.settle(late.body);
+  },
+);

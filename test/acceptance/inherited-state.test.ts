@@ -14,7 +14,8 @@ let source: Place;
 let parent: Place;
 
 const LOGICAL = { settings: { enable_logical_replication: true } };
-const rows = async (place: Place) => (await query<{ n: number }>(place.uri, 'select n from feed order by n')).map((row) => row.n);
+const rows = async (place: Place) =>
+  (await query<{ n: number }>(place.uri, 'select n from feed order by n')).map((row) => row.n);
 
 beforeAll(async () => {
   ballast = await Ballast.boot();
@@ -36,7 +37,7 @@ afterAll(async () => {
 async function expectClean(child: Place): Promise<void> {
   expect(await rows(child)).toContain(1);
   expect(await query(child.uri, 'select slot_name from pg_replication_slots')).toEqual([]);
-  expect(await query(child.uri, "select subname from pg_stat_subscription where pid is not null")).toEqual([]);
+  expect(await query(child.uri, 'select subname from pg_stat_subscription where pid is not null')).toEqual([]);
   expect(await scalar(child.uri, 'select count(*)::int from pg_publication')).toBe(0);
 }
 

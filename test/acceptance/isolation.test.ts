@@ -31,7 +31,7 @@ async function writeBothWays(parent: Place, child: Place, label: string): Promis
   await query(child.uri, 'update filler set body = reverse(body)');
   expect(await marks(parent)).toEqual([...shared, `${label}-parent`].toSorted());
   expect(await marks(child)).toEqual([...shared, `${label}-child`].toSorted());
-  const digest = 'select md5(string_agg(body, \'\' order by id)) from filler';
+  const digest = "select md5(string_agg(body, '' order by id)) from filler";
   const before = await scalar(parent.uri, digest);
   expect(await scalar(child.uri, digest)).not.toBe(before);
   await ballast.api.suspend(child);
@@ -67,10 +67,12 @@ test(`writes stay on their side at depth 1 and at depth ${DEPTH}`, async () => {
 
 test('a branch of a branch that never had an endpoint holds what its grandparent had', async () => {
   const root = await ballast.api.createProject({ name: 'unstarted' });
-  await query(root.uri, 'create table marks (mark text); insert into marks values (\'root\')');
+  await query(root.uri, "create table marks (mark text); insert into marks values ('root')");
   let parentId = root.branchId;
   for (let depth = 1; depth <= 3; depth++) {
-    const { branch } = await ballast.api.callAndSettle('POST', `/projects/${root.projectId}/branches`, { branch: { parent_id: parentId } });
+    const { branch } = await ballast.api.callAndSettle('POST', `/projects/${root.projectId}/branches`, {
+      branch: { parent_id: parentId },
+    });
     parentId = branch.id;
   }
   const leaf = await ballast.api.createBranch({ ...root, branchId: parentId });

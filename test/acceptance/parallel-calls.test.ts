@@ -24,15 +24,22 @@ afterAll(async () => {
 /** Sends everything at once; every answer must come and be below 500. */
 async function burst(requests: readonly [method: string, path: string, body?: unknown][]): Promise<Reply<any>[]> {
   const replies = await Promise.all(requests.map(([method, path, body]) => ballast.api.request(method, path, body)));
-  const broken = replies.flatMap((reply, index) => (reply.status >= 500 ? [`${requests[index]!.slice(0, 2).join(' ')}: ${reply.text}`] : []));
+  const broken = replies.flatMap((reply, index) =>
+    reply.status >= 500 ? [`${requests[index]!.slice(0, 2).join(' ')}: ${reply.text}`] : [],
+  );
   expect(broken).toEqual([]);
   return replies;
 }
 
 async function settleAll(replies: readonly Reply<any>[]): Promise<void> {
-  const operations = replies.flatMap((reply): Operation[] => (reply.status < 300 ? (reply.body?.operations ?? []) : []));
+  const operations = replies.flatMap((reply): Operation[] =>
+    reply.status < 300 ? (reply.body?.operations ?? []) : [],
+  );
   expect(operations.length).toBeGreaterThan(0);
-  await inParallel(10, operations.map((operation) => () => ballast.api.settle({ operations: [operation] }, 120_000)));
+  await inParallel(
+    10,
+    operations.map((operation) => () => ballast.api.settle({ operations: [operation] }, 120_000)),
+  );
 }
 
 test(`${CALLS} calls at once on one project`, async () => {
@@ -64,7 +71,9 @@ test(`${CALLS} calls at once on one project`, async () => {
     requests.flatMap((request, at) => (at % 10 === index && replies[at]!.status === 201 ? [request[2] as any] : []));
   expect(accepted(0)).toHaveLength(CALLS / 10);
   const { branches } = await ballast.api.call('GET', `${project}/branches?limit=1000`);
-  expect(branches.map((item: { name: string }) => item.name)).toEqual(expect.arrayContaining(accepted(0).map((body) => body.branch.name)));
+  expect(branches.map((item: { name: string }) => item.name)).toEqual(
+    expect.arrayContaining(accepted(0).map((body) => body.branch.name)),
+  );
   const password = (await ballast.api.call('GET', `${branch}/roles/${place.role}/reveal_password`)).password as string;
   const uri = ballast.uri({ ...place, password });
   const roles = (await query(uri, 'select rolname::text as name from pg_roles')).map((row) => row.name);
@@ -75,7 +84,9 @@ test(`${CALLS} calls at once on one project`, async () => {
 });
 
 test(`${CALLS} calls at once on ${PROJECTS} projects`, async () => {
-  const created = await burst(Array.from({ length: PROJECTS }, (_, n) => ['POST', '/projects', { project: { name: `many ${n}` } }]));
+  const created = await burst(
+    Array.from({ length: PROJECTS }, (_, n) => ['POST', '/projects', { project: { name: `many ${n}` } }]),
+  );
   expect(new Set(created.map((reply) => reply.status))).toEqual(new Set([201]));
   await settleAll(created);
   const places = created.map((reply) => reply.body);
@@ -92,12 +103,15 @@ test(`${CALLS} calls at once on ${PROJECTS} projects`, async () => {
   const replies = await burst(requests);
   await settleAll(replies);
   const ids = new Set<string>();
-  await inParallel(10, places.map(({ project }) => async () => {
-    await ballast.api.idle(project.id);
-    const { branches } = await ballast.api.call('GET', `/projects/${project.id}/branches`);
-    expect(branches.map((item: { name: string }) => item.name).toSorted()).toEqual(['main', 'second']);
-    ids.add(project.id);
-  }));
+  await inParallel(
+    10,
+    places.map(({ project }) => async () => {
+      await ballast.api.idle(project.id);
+      const { branches } = await ballast.api.call('GET', `/projects/${project.id}/branches`);
+      expect(branches.map((item: { name: string }) => item.name).toSorted()).toEqual(['main', 'second']);
+      ids.add(project.id);
+    }),
+  );
   expect(ids.size).toBe(PROJECTS);
   const deleted = await burst(places.map(({ project }): [string, string] => ['DELETE', `/projects/${project.id}`]));
   expect(new Set(deleted.map((reply) => reply.status))).toEqual(new Set([200]));

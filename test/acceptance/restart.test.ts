@@ -27,11 +27,30 @@ afterAll(async () => {
 /** What the API says about a project, without what time changes by itself. */
 async function portrait(place: Place): Promise<unknown> {
   const answers: unknown[] = [];
-  for (const leaf of ['', '/branches', '/endpoints', `/branches/${place.branchId}/roles`, `/branches/${place.branchId}/databases`]) {
+  for (const leaf of [
+    '',
+    '/branches',
+    '/endpoints',
+    `/branches/${place.branchId}/roles`,
+    `/branches/${place.branchId}/databases`,
+  ]) {
     answers.push(await ballast.api.call('GET', `/projects/${place.projectId}${leaf}`));
   }
-  const volatile = new Set(['updated_at', 'state_changed_at', 'last_active', 'started_at', 'suspended_at', 'compute_last_active_at', 'logical_size', 'current_state']);
-  return JSON.parse(JSON.stringify(answers, (key, value) => (volatile.has(key) || /_(seconds|bytes|sec)$/.test(key) ? undefined : value)));
+  const volatile = new Set([
+    'updated_at',
+    'state_changed_at',
+    'last_active',
+    'started_at',
+    'suspended_at',
+    'compute_last_active_at',
+    'logical_size',
+    'current_state',
+  ]);
+  return JSON.parse(
+    JSON.stringify(answers, (key, value) =>
+      volatile.has(key) || /_(seconds|bytes|sec)$/.test(key) ? undefined : value,
+    ),
+  );
 }
 
 test('a second start finds projects, branches, roles, passwords, keys and data as they were', async () => {
@@ -39,7 +58,9 @@ test('a second start finds projects, branches, roles, passwords, keys and data a
   await query(place.uri, 'create table t (n int); insert into t values (1)');
   const child = await ballast.api.createBranch(place, { name: 'child' });
   await query(child.uri, 'insert into t values (2)');
-  await ballast.api.callAndSettle('POST', `/projects/${place.projectId}/branches/${place.branchId}/roles`, { role: { name: 'second' } });
+  await ballast.api.callAndSettle('POST', `/projects/${place.projectId}/branches/${place.branchId}/roles`, {
+    role: { name: 'second' },
+  });
   const second = await ballast.api.call('POST', '/api_keys', { key_name: 'second' });
   const before = await portrait(place);
   const key = await readFile(path.join(ballast.dataDir, 'api-key'), 'utf8');
@@ -91,7 +112,11 @@ test.each([
   try {
     const other = await Ballast.prepare();
     others.push(other);
-    const ports = { '--api-port': String(await freePort()), '--pg-port': String(await freePort()), [flag]: String(port) };
+    const ports = {
+      '--api-port': String(await freePort()),
+      '--pg-port': String(await freePort()),
+      [flag]: String(port),
+    };
     const ran = spawnSync(
       process.execPath,
       [path.join(REPOSITORY, 'bin/ballast.mjs'), 'start', '--data-dir', other.dataDir, ...Object.entries(ports).flat()],
@@ -108,7 +133,18 @@ test.each([
 test('a second Ballast on the same data directory is refused', async () => {
   const ran = spawnSync(
     process.execPath,
-    [path.join(REPOSITORY, 'bin/ballast.mjs'), 'start', '--data-dir', ballast.dataDir, '--pool', ballast.pool, '--api-port', String(await freePort()), '--pg-port', String(await freePort())],
+    [
+      path.join(REPOSITORY, 'bin/ballast.mjs'),
+      'start',
+      '--data-dir',
+      ballast.dataDir,
+      '--pool',
+      ballast.pool,
+      '--api-port',
+      String(await freePort()),
+      '--pg-port',
+      String(await freePort()),
+    ],
     { env: ballast.environment(), encoding: 'utf8', timeout: 60_000 },
   );
   expect(ran.status).toBe(1);
@@ -117,7 +153,10 @@ test('a second Ballast on the same data directory is refused', async () => {
 });
 
 test('status, doctor and env speak about the running Ballast', () => {
-  expect(ballast.command(['status'])).toMatchObject({ status: 0, stdout: expect.stringContaining(String(ballast.apiPort)) });
+  expect(ballast.command(['status'])).toMatchObject({
+    status: 0,
+    stdout: expect.stringContaining(String(ballast.apiPort)),
+  });
   const doctor = ballast.command(['doctor']);
   expect([0, 1]).toContain(doctor.status);
   expect(doctor.stdout).toMatch(/copy-on-write|reflink|clone/i);

@@ -2,11 +2,7 @@
  * A plain HTTP client of the API for tests: any request, any header, the raw answer; and the few steps that every
  * suite needs (create a project or a branch, wait for operations). Asserts nothing about shapes: that is the tests' work.
  */
-import type {
-  CreateProjectBranchResponse,
-  CreateProjectResponse,
-  Operation,
-} from '@neon/sdk/raw';
+import type { CreateProjectBranchResponse, CreateProjectResponse, Operation } from '@neon/sdk/raw';
 import { waitFor } from './wait.ts';
 
 export interface Reply<T> {
@@ -124,7 +120,10 @@ export function createApi(baseUrl: string, apiKey: string) {
 
   /** Operations of a project that have not ended. */
   async function unfinished(projectId: string): Promise<Operation[]> {
-    const { operations } = await call<{ operations: Operation[] }>('GET', `/projects/${projectId}/operations?limit=1000`);
+    const { operations } = await call<{ operations: Operation[] }>(
+      'GET',
+      `/projects/${projectId}/operations?limit=1000`,
+    );
     return operations.filter((operation) => !TERMINAL.has(operation.status));
   }
 
@@ -143,7 +142,21 @@ export function createApi(baseUrl: string, apiKey: string) {
     await callAndSettle('POST', `${endpointPath(place)}/suspend`);
   }
 
-  return { baseUrl, apiKey, request, call, settle, callAndSettle, createProject, createBranch, unfinished, idle, endpointState, endpointPath, suspend };
+  return {
+    baseUrl,
+    apiKey,
+    request,
+    call,
+    settle,
+    callAndSettle,
+    createProject,
+    createBranch,
+    unfinished,
+    idle,
+    endpointState,
+    endpointPath,
+    suspend,
+  };
 }
 
 /** Where a freshly created project is reached. */

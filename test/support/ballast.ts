@@ -175,7 +175,8 @@ export class Ballast {
     });
     const exit = await Promise.race([this.#exit, late]);
     clearTimeout(timer);
-    if (exit === undefined) throw new Error(`${signal} did not end it within ${STOP_TIMEOUT_MS} ms:\n${tail(this.output)}`);
+    if (exit === undefined)
+      throw new Error(`${signal} did not end it within ${STOP_TIMEOUT_MS} ms:\n${tail(this.output)}`);
     this.#child = undefined;
     return exit;
   }
@@ -186,12 +187,12 @@ export class Ballast {
   }
 
   async assertNothingLeft(): Promise<void> {
-    await waitFor('processes to be gone', async () => (await this.processes()).length === 0, { timeoutMs: 5_000 }).catch(
-      async () => {
-        const left = await this.processes();
-        throw new Error(`left running: ${left.map((fact) => `${fact.pid} ${fact.command}`).join('; ')}`);
-      },
-    );
+    await waitFor('processes to be gone', async () => (await this.processes()).length === 0, {
+      timeoutMs: 5_000,
+    }).catch(async () => {
+      const left = await this.processes();
+      throw new Error(`left running: ${left.map((fact) => `${fact.pid} ${fact.command}`).join('; ')}`);
+    });
     const sockets = await socketsBelow(this.#directories);
     if (sockets.length > 0) throw new Error(`left listening: ${sockets.join(', ')}`);
   }
@@ -200,7 +201,13 @@ export class Ballast {
   command(args: readonly string[], env: Record<string, string> = {}) {
     const flags = ['--data-dir', this.dataDir];
     return spawnSync(process.execPath, [BIN, ...args, ...flags], {
-      env: { ...this.environment(), BALLAST_API_PORT: String(this.apiPort), BALLAST_PG_PORT: String(this.pgPort), BALLAST_POOL: this.pool, ...env },
+      env: {
+        ...this.environment(),
+        BALLAST_API_PORT: String(this.apiPort),
+        BALLAST_PG_PORT: String(this.pgPort),
+        BALLAST_POOL: this.pool,
+        ...env,
+      },
       encoding: 'utf8',
       timeout: 60_000,
     });
@@ -236,7 +243,9 @@ export class Ballast {
     for (const { pid, command } of await this.processes()) {
       if (command.includes('postgres') || command.includes('ballast')) killQuietly(pid);
     }
-    await waitFor('leftover processes', async () => (await this.processes()).length === 0, { timeoutMs: 5_000 }).catch(() => {});
+    await waitFor('leftover processes', async () => (await this.processes()).length === 0, { timeoutMs: 5_000 }).catch(
+      () => {},
+    );
     // As root the engine's directories may lie elsewhere, behind links in the data directory.
     const elsewhere = directories.filter((directory) => directory.startsWith('/var/lib/ballast/'));
     for (const directory of [this.root, this.#poolRoot, ...elsewhere.map((directory) => path.dirname(directory))]) {

@@ -79,10 +79,7 @@ const PSQL = ['/usr/bin/psql', '/usr/local/bin/psql', '/opt/homebrew/bin/psql'].
 export const hasPsql = PSQL !== undefined;
 
 /** Unaligned, tuples only. Given a URI or libpq's environment, as users do. */
-export async function psql(
-  target: { uri: string } | { env: NodeJS.ProcessEnv },
-  sql: string,
-): Promise<Ran> {
+export async function psql(target: { uri: string } | { env: NodeJS.ProcessEnv }, sql: string): Promise<Ran> {
   if (PSQL === undefined) throw new Error('psql is not installed');
   const env: NodeJS.ProcessEnv = { PATH: process.env['PATH'], PGCONNECT_TIMEOUT: '30' };
   const args = ['-X', '-At', '-v', 'ON_ERROR_STOP=1', '-c', sql];

@@ -36,7 +36,10 @@ export class LedgerWriter {
 
   /** Makes the table if need be and returns once the writer is connected. */
   static async start(uri: string): Promise<LedgerWriter> {
-    await query(uri, 'create table if not exists ledger (n bigint primary key, at timestamptz default clock_timestamp())');
+    await query(
+      uri,
+      'create table if not exists ledger (n bigint primary key, at timestamptz default clock_timestamp())',
+    );
     const child = spawn(process.execPath, [path.join(import.meta.dirname, 'ledger-writer.mjs')], {
       env: { PATH: process.env['PATH'], LEDGER_URI: uri },
       stdio: ['ignore', 'pipe', 'inherit'],
@@ -55,7 +58,9 @@ export class LedgerWriter {
 
   /** Worst and median latency of the commits acknowledged between two moments of performance.now(). */
   latencies(fromMs: number, toMs: number): number[] {
-    return this.commits.filter((commit) => commit.atMs >= fromMs && commit.atMs < toMs).map((commit) => commit.latencyMs);
+    return this.commits
+      .filter((commit) => commit.atMs >= fromMs && commit.atMs < toMs)
+      .map((commit) => commit.latencyMs);
   }
 
   async stop(): Promise<void> {
@@ -66,7 +71,10 @@ export class LedgerWriter {
 
 /** Throws unless the copy holds rows 1..k and k lies within the bounds; gives k. */
 export async function judgeLedger(uri: string, atLeast: number, atMost: number): Promise<number> {
-  const [row] = await query(uri, 'select count(*)::int as count, coalesce(min(n), 0)::int as min, coalesce(max(n), 0)::int as max from ledger');
+  const [row] = await query(
+    uri,
+    'select count(*)::int as count, coalesce(min(n), 0)::int as min, coalesce(max(n), 0)::int as max from ledger',
+  );
   const { count, min, max } = row as { count: number; min: number; max: number };
   if (count > 0 && min !== 1) throw new Error(`the ledger begins at ${min}`);
   if (count !== max) throw new Error(`the ledger has ${count} rows up to ${max}: there is a gap`);

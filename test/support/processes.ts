@@ -24,7 +24,9 @@ export async function processesBelow(directories: readonly string[]): Promise<Pr
     if (!Number.isInteger(pid) || pid === process.pid) continue;
     const cwd = await readlink(`/proc/${pid}/cwd`).catch(() => '');
     const command = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).replaceAll('\0', ' ').trim();
-    const belongs = [...roots].some((root) => cwd === root || cwd.startsWith(`${root}/`) || command.includes(`${root}/`));
+    const belongs = [...roots].some(
+      (root) => cwd === root || cwd.startsWith(`${root}/`) || command.includes(`${root}/`),
+    );
     if (belongs) found.push({ pid, command, cwd });
   }
   return found;
