@@ -12,7 +12,6 @@ import type { ControlPlane } from '../control-plane/control-plane.ts';
 import { AppError } from '../lib/errors.ts';
 import type { Authenticator } from './authenticate.ts';
 import { authenticate } from './authenticate.ts';
-import { noSuchRoute } from './errors.ts';
 import type { ApiRequest, Handler, HandlerTable } from './handler.ts';
 
 declare module 'fastify' {
@@ -101,9 +100,7 @@ function registerOtherMethods(app: FastifyInstance, url: string, offered: string
   });
 }
 
-/** `/projects/` would route to `/projects/{project_id}` with an empty id; there is no such path. */
-export function refuseEmptyParameters(request: FastifyRequest): void {
-  for (const value of Object.values((request.params as Record<string, string> | undefined) ?? {})) {
-    if (value === '') throw noSuchRoute();
-  }
+/** `/projects/` reaches `/projects/{project_id}` with an empty id; there is no such path. */
+export function hasEmptyParameter(request: FastifyRequest): boolean {
+  return Object.values((request.params as Record<string, string> | undefined) ?? {}).includes('');
 }

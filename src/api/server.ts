@@ -19,12 +19,13 @@ import type { Logger } from '../lib/log.ts';
 import { errorBody, errorStatus, noSuchRoute, toAppError } from './errors.ts';
 import type { HandlerTable } from './handler.ts';
 import { requestId } from './request-id.ts';
-import { refuseEmptyParameters, registerRoutes } from './routes.ts';
+import { hasEmptyParameter, registerRoutes } from './routes.ts';
 
 const BODY_LIMIT_BYTES = 1024 * 1024;
 const REQUEST_TIMEOUT_MS = 60_000;
 const KEEP_ALIVE_TIMEOUT_MS = 72_000;
 const MAX_PARAMETER_LENGTH = 2048;
+const CLOSE_TIMEOUT_MS = 5_000;
 
 export interface ApiServerOptions {
   controlPlane: ControlPlane;
@@ -38,7 +39,7 @@ export interface ApiServer {
   app: FastifyInstance;
   /** Port 0 takes a free one. Throws Error naming `--api-port` or `--listen` when it cannot listen there. */
   start(listen: string, port: number): Promise<{ host: string; port: number }>;
-  /** Stops accepting, lets running requests end, drops idle connections. */
+  /** Stops accepting, drops idle connections, lets running requests end for a few seconds, then cuts the rest. */
   close(): Promise<void>;
 }
 
@@ -53,7 +54,7 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
   });
   app.get('/healthz', () => ({ status: 'ok' }));
   for (const url of ['/api/v1', '/api/v1/*']) app.all(url, answerGone);
-  return { app, start: (listen, port) => start(app, listen, port), close: () => app.close() };
+  return { app, start: (listen, port) => start(app, listen, port), close: () => close(app) };
 }
 
 function createApp(logger: Logger): FastifyInstance {
@@ -64,36 +65,41 @@ function createApp(logger: Logger): FastifyInstance {
     bodyLimit: BODY_LIMIT_BYTES,
     requestTimeout: REQUEST_TIMEOUT_MS,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
+    // Running requests end, and what still arrives on open connections is served: close() bounds the wait.
     forceCloseConnections: 'idle',
+    return503OnClosing: false,
     routerOptions: { maxParamLength: MAX_PARAMETER_LENGTH },
-    frameworkErrors: (error, request, reply) => sendError(logger, error, request, reply),
+    frameworkErrors: (error, request, reply) => {
+      setHeaders(request, reply);
+      sendError(logger, error, request, reply);
+    },
     clientErrorHandler: refuseMalformed,
   });
   app.removeAllContentTypeParsers();
   app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
   app.addHook('onRequest', (request, reply, done) => {
     setHeaders(request, reply);
-    if (isDoubled(request) && (request.method === 'GET' || request.method === 'HEAD'))
-      return redirectToClean(request, reply);
-    refuseEmptyParameters(request);
-    done();
+    const reads = request.method === 'GET' || request.method === 'HEAD';
+    if (reads && isDoubled(request)) redirectToClean(request, reply);
+    else done(hasEmptyParameter(request) ? noSuchRoute() : undefined);
   });
   app.addHook('onResponse', (request, reply, done) => {
-    logger.debug(
-      {
-        requestId: request.id,
-        method: request.method,
-        path: pathOf(request),
-        status: reply.statusCode,
-        ms: Math.round(reply.elapsedTime),
-      },
-      'request',
-    );
+    if (logger.isLevelEnabled('debug')) logger.debug(summary(request, reply), 'request');
     done();
   });
   app.setErrorHandler((error, request, reply) => sendError(logger, error, request, reply));
   app.setNotFoundHandler((request, reply) => sendError(logger, noSuchRoute(), request, reply));
   return app;
+}
+
+function summary(request: FastifyRequest, reply: FastifyReply): object {
+  return {
+    requestId: request.id,
+    method: request.method,
+    path: pathOf(request),
+    status: reply.statusCode,
+    ms: Math.round(reply.elapsedTime),
+  };
 }
 
 function setHeaders(request: FastifyRequest, reply: FastifyReply): void {
@@ -166,6 +172,15 @@ async function start(app: FastifyInstance, listen: string, port: number): Promis
     throw new Error(listenProblem(error, listen, port), { cause: error });
   }
   return { host: listen, port: (app.server.address() as AddressInfo).port };
+}
+
+async function close(app: FastifyInstance): Promise<void> {
+  const cut = setTimeout(() => app.server.closeAllConnections(), CLOSE_TIMEOUT_MS);
+  try {
+    await app.close();
+  } finally {
+    clearTimeout(cut);
+  }
 }
 
 function listenProblem(error: unknown, listen: string, port: number): string {

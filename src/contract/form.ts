@@ -66,11 +66,6 @@ function shapeArray(document: ContractDocument, schema: JsonSchema, value: unkno
   let list: unknown[];
   if (Array.isArray(value)) list = value;
   else if (typeof value === 'string') list = value === '' ? [] : [value];
-  else if (isIndexed(value)) list = Object.values(value);
   else return value;
   return list.map((item) => shapeForm(document, items, item));
-}
-
-function isIndexed(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && Object.keys(value).every((key) => /^\d+$/.test(key));
 }

@@ -274,6 +274,7 @@ describe('400', () => {
 
   test('a path that cannot be decoded', async () => {
     expect(await message('GET', '/projects/%zz')).toBe('invalid request: malformed HTTP request');
+    expect((await call(api, 'GET', '/projects/%zz')).headers).toHaveProperty('x-neon-ret-request-id');
   });
 
   test('what is no HTTP gets an answer in the error shape', async () => {
@@ -509,6 +510,23 @@ describe('what handlers throw', () => {
     thrown = new AppError('unavailable', 'later');
     expect((await call(api, 'GET', '/projects/p1/endpoints/ep-1')).headers['retry-after']).toBe('1');
   });
+});
+
+test('a running request ends before the server has closed, and is answered', async () => {
+  let finish = () => {};
+  const server = await fakeApi({
+    getProject: () => new Promise((resolve) => (finish = () => resolve({ body: { project: {} } }))),
+  });
+  const { port } = await server.start('127.0.0.1', 0);
+  const answer = fetch(`http://127.0.0.1:${port}/api/v2/projects/p1`, {
+    headers: { authorization: 'Bearer napi_test' },
+  });
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  const closed = server.close();
+  finish();
+  expect((await answer).status).toBe(200);
+  await closed;
+  await expect(fetch(`http://127.0.0.1:${port}/healthz`)).rejects.toThrow('fetch failed');
 });
 
 describe('start', () => {
