@@ -26,6 +26,8 @@ async function ballast(args) {
   // The working directory stays the user's: relative paths in arguments are meant from there.
   return run(process.execPath, [path.join(ROOT, 'bin/ballast.cjs'), ...args], {
     cwd: process.env.INIT_CWD ?? process.cwd(),
+    // What its texts should tell people to type.
+    env: { ...process.env, BALLAST_COMMAND: 'npm run ballast --' },
   });
 }
 

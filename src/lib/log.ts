@@ -3,20 +3,21 @@
  * Anything that could hold a secret is redacted by name, as a second wall: callers must not log secrets at all.
  */
 import { pino } from 'pino';
-import type { Logger as PinoLogger } from 'pino';
+import type { DestinationStream, Logger as PinoLogger } from 'pino';
 
 export type Logger = PinoLogger;
 
 const SECRET_FIELDS = ['password', 'verifier', 'key', 'authorization', 'connection_uri', 'secret', 'uri'];
 
-export function createLogger(options: { level: string; file?: string }): Logger {
+/** Lines go to `destination` when there is one, else to `file`, else to stderr. */
+export function createLogger(options: { level: string; file?: string; destination?: DestinationStream }): Logger {
   return pino(
     {
       level: options.level,
       base: null,
       redact: { paths: SECRET_FIELDS.flatMap((field) => [field, `*.${field}`]), censor: '[redacted]' },
     },
-    pino.destination({ dest: options.file ?? 2, sync: false, mkdir: true }),
+    options.destination ?? pino.destination({ dest: options.file ?? 2, sync: false, mkdir: true }),
   );
 }
 
