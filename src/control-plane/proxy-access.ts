@@ -1,0 +1,168 @@
+/**
+ * The proxy's door to the control plane: who may enter where, and a compute to enter.
+ *
+ * Answers come from memory while they are fresh: every change of a project through this process drops what is known of
+ * it, and a short time to live covers other processes. When the catalog cannot be reached, what was known last is
+ * served, so that an outage does not stop connections to known endpoints. A running compute is found without any query;
+ * waking one is an ordinary start_compute operation, one at a time per endpoint however many clients wait.
+ */
+import type { CatalogDatabase } from '../catalog/database.ts';
+import { lockForWake, lookUpEndpoint, lookUpVerifier, markWaking, type EndpointLookup } from '../catalog/proxy-lookups.ts';
+import type { OperationRow } from '../catalog/types.ts';
+import { AppError, isAppError } from '../lib/errors.ts';
+import type { Logger } from '../lib/log.ts';
+import { SingleFlight } from '../lib/single-flight.ts';
+import type { OperationQueue } from '../operations/types.ts';
+import { createRecall } from './proxy-recall.ts';
+import type { ProxyAccess, ProxyEndpoint, SocketAddress } from './proxy-access.types.ts';
+
+/** The engine as the proxy's side needs it; main.ts connects it. */
+export interface ComputeFacts {
+  /** Undefined when the endpoint's compute does not run or does not take clients. Never blocks. */
+  address(endpointId: string): { socketDirectory: string; port: number } | undefined;
+  noteConnections(endpointId: string, open: number): void;
+  /** Compares roles inside a running compute with the rows; true when the rows were changed. */
+  refreshRoles(endpointId: string): Promise<boolean>;
+}
+
+export interface ProxyAccessDependencies {
+  catalog: Pick<CatalogDatabase, 'query' | 'transaction'>;
+  queue: OperationQueue;
+  compute: ComputeFacts;
+  logger: Logger;
+}
+
+export interface ProxyAccessWithCaches extends ProxyAccess {
+  /** Call after every committed change of a project. */
+  invalidate(projectId: string): void;
+}
+
+export const ENDPOINT_NOT_FOUND =
+  "The requested endpoint could not be found, or you don't have access to it. Please check the provided ID and try again.";
+export const ENDPOINT_DISABLED = 'The endpoint has been disabled. Enable it using Neon API and retry.';
+const CONTROL_PLANE_FAILED = 'Control plane request failed';
+const COMPUTE_UNREACHABLE = "Couldn't connect to compute node";
+
+/** One wake waits at most this long in all; the proxy's own limits are shorter. */
+const WAKE_WITHIN_MS = 120_000;
+/** A compute may be put to sleep again just as it woke; more rounds than this are no coincidence. */
+const WAKE_ROUNDS = 5;
+const REFRESH_EVERY_MS = 1_000;
+const MAX_REFRESHES_KEPT = 10_000;
+
+export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyAccessWithCaches {
+  const { catalog, compute } = dependencies;
+  const endpoints = createRecall<ProxyEndpoint | undefined>();
+  const verifiers = createRecall<string | undefined>();
+  const wakes = new SingleFlight<void>();
+  /** Runs of the last second; whoever asks within it shares the answer. */
+  const refreshes = new Map<string, { atMs: number; changed: Promise<boolean> }>();
+
+  const running = (endpointId: string): SocketAddress | undefined => {
+    const address = compute.address(endpointId);
+    return address && { path: `${address.socketDirectory}/.s.PGSQL.${address.port}` };
+  };
+
+  return {
+    endpoint: (endpointId) =>
+      endpoints.get(endpointId, async () => {
+        const row = await lookUpEndpoint(catalog, endpointId);
+        return { value: row && toProxyEndpoint(row), group: row?.projectId };
+      }),
+    verifier: ({ branchId, projectId }, role) =>
+      verifiers.get(`${branchId}/${role}`, async () => {
+        const verifier = await lookUpVerifier(catalog, branchId, role);
+        return { value: verifier?.startsWith('SCRAM-SHA-256$') ? verifier : undefined, group: projectId };
+      }),
+    refreshVerifiers: async ({ endpointId, projectId }) => {
+      if (!compute.address(endpointId)) return false;
+      const last = refreshes.get(endpointId);
+      if (last && performance.now() - last.atMs < REFRESH_EVERY_MS) return last.changed;
+      if (refreshes.size >= MAX_REFRESHES_KEPT) refreshes.clear();
+      const changed = compute.refreshRoles(endpointId);
+      refreshes.set(endpointId, { atMs: performance.now(), changed });
+      if (!(await changed)) return false;
+      verifiers.invalidate(projectId);
+      return true;
+    },
+    wake: async (endpoint, { signal, stale }) => {
+      if (endpoint.disabled) throw new AppError('forbidden', ENDPOINT_DISABLED);
+      let unusable = stale?.path;
+      for (let round = 0; round < WAKE_ROUNDS; round += 1) {
+        const address = running(endpoint.endpointId);
+        if (address && address.path !== unusable) return address;
+        await abortable(wakes.run(endpoint.endpointId, () => wakeOnce(dependencies, endpoint)), signal);
+        // The start has seen to it: the same path is good again.
+        unusable = undefined;
+      }
+      throw new AppError('unavailable', COMPUTE_UNREACHABLE);
+    },
+    noteConnections: ({ endpointId }, open) => compute.noteConnections(endpointId, open),
+    invalidate: (projectId) => {
+      endpoints.invalidate(projectId);
+      verifiers.invalidate(projectId);
+    },
+  };
+}
+
+/** Returns when the newest start of the endpoint has ended well. */
+async function wakeOnce(dependencies: ProxyAccessDependencies, endpoint: ProxyEndpoint): Promise<void> {
+  let ended: OperationRow;
+  try {
+    const id = await startOperation(dependencies, endpoint);
+    ended = await dependencies.queue.ended(id, AbortSignal.timeout(WAKE_WITHIN_MS));
+  } catch (error) {
+    if (isAppError(error) && error.kind !== 'unavailable' && error.kind !== 'internal') throw error;
+    dependencies.logger.warn({ err: error, endpoint: endpoint.endpointId }, 'a compute could not be woken');
+    throw new AppError('unavailable', isTimeout(error) ? COMPUTE_UNREACHABLE : CONTROL_PLANE_FAILED, { cause: error });
+  }
+  if (ended.status !== 'failed') return;
+  throw new AppError('unavailable', ended.error ? `${COMPUTE_UNREACHABLE}: ${ended.error}` : COMPUTE_UNREACHABLE);
+}
+
+/** The start to wait for: the one that is under way, or a new one behind whatever else is. */
+async function startOperation({ catalog, queue }: ProxyAccessDependencies, endpoint: ProxyEndpoint): Promise<string> {
+  const { endpointId, branchId, projectId } = endpoint;
+  // Losing it in a crash is harmless: whoever waited for it is gone as well.
+  const result = await catalog.transaction(
+    async (tx) => {
+      const state = await lockForWake(tx, endpointId);
+      if (!state || state.deleted) throw new AppError('not_found', ENDPOINT_NOT_FOUND);
+      if (state.disabled) throw new AppError('forbidden', ENDPOINT_DISABLED);
+      if (state.operationId !== null && state.operationAction === 'start_compute') return { id: state.operationId, appended: false };
+      const [operation] = await queue.append(tx, [{ projectId, branchId, endpointId, action: 'start_compute' }]);
+      await markWaking(tx, endpointId);
+      return { id: operation!.id, appended: true };
+    },
+    { durable: false },
+  );
+  if (result.appended) queue.poke();
+  return result.id;
+}
+
+function toProxyEndpoint(row: EndpointLookup): ProxyEndpoint {
+  const { endpointId, projectId, branchId, disabled, blockPublicConnections } = row;
+  const applies = !row.protectedBranchesOnly || row.protected;
+  return { endpointId, projectId, branchId, disabled, allowedIps: applies ? row.allowedIps : [], blockPublicConnections };
+}
+
+function isTimeout(error: unknown): boolean {
+  return error instanceof Error && error.name === 'TimeoutError';
+}
+
+/** Rejects when the signal aborts; the work goes on for the others who share it. */
+async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  signal.throwIfAborted();
+  let abort!: () => void;
+  const aborted = new Promise<never>((_resolve, reject) => {
+    abort = () => reject(signal.reason as Error);
+    signal.addEventListener('abort', abort, { once: true });
+  });
+  // When nobody waits any more its failure has been told already, to nobody.
+  work.catch(() => undefined);
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
+}

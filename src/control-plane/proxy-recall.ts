@@ -1,0 +1,62 @@
+/**
+ * A bounded memory of answers of the catalog: fresh for a short time, dropped by group (a project) when something
+ * changes, and still good enough when the catalog cannot be reached.
+ */
+import { isAppError } from '../lib/errors.ts';
+import { SingleFlight } from '../lib/single-flight.ts';
+
+export interface Answer<T> {
+  value: T;
+  /** What `invalidate` names; undefined: only time makes it old. */
+  group: string | undefined;
+}
+
+export interface Recall<T> {
+  /** Throws what `ask` throws, unless the catalog is away and an old answer is known. */
+  get(key: string, ask: () => Promise<Answer<T>>): Promise<T>;
+  invalidate(group: string): void;
+}
+
+interface Entry<T> extends Answer<T> {
+  freshUntilMs: number;
+}
+
+const FRESH_MS = 2_000;
+const MAX_ENTRIES = 10_000;
+
+export function createRecall<T>(options: { freshMs?: number; maxEntries?: number } = {}): Recall<T> {
+  const freshMs = options.freshMs ?? FRESH_MS;
+  const maxEntries = options.maxEntries ?? MAX_ENTRIES;
+  const entries = new Map<string, Entry<T>>();
+  const flights = new SingleFlight<T>();
+  // Counts invalidations: an answer that was asked for before one may be of the time before it.
+  let epoch = 0;
+
+  const remember = (key: string, answer: Answer<T>, asked: { epoch: number; atMs: number }): void => {
+    entries.delete(key);
+    if (entries.size >= maxEntries) entries.delete(entries.keys().next().value!);
+    entries.set(key, { ...answer, freshUntilMs: asked.epoch === epoch ? asked.atMs + freshMs : 0 });
+  };
+  return {
+    get: (key, ask) => {
+      const known = entries.get(key);
+      if (known && known.freshUntilMs > performance.now()) return Promise.resolve(known.value);
+      return flights.run(`${epoch} ${key}`, async () => {
+        const asked = { epoch, atMs: performance.now() };
+        try {
+          const answer = await ask();
+          remember(key, answer, asked);
+          return answer.value;
+        } catch (error) {
+          const old = entries.get(key);
+          if (old && isAppError(error, 'unavailable')) return old.value;
+          throw error;
+        }
+      });
+    },
+    invalidate: (group) => {
+      epoch += 1;
+      for (const entry of entries.values()) if (entry.group === group) entry.freshUntilMs = 0;
+    },
+  };
+}

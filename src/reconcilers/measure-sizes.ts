@@ -1,0 +1,28 @@
+/**
+ * Measures how large the branches are that can have changed: those whose computes run.
+ */
+import { endpointsByIds, recordLogicalSize } from '../catalog/reconciling.ts';
+import type { Queryable } from '../catalog/types.ts';
+import type { Supervisor } from '../compute/types.ts';
+import type { Storage } from '../storage/types.ts';
+import type { Reconciler } from './reconciler.ts';
+
+export interface MeasureSizesOptions {
+  catalog: Queryable;
+  supervisor: Pick<Supervisor, 'running'>;
+  storage: Pick<Storage, 'size'>;
+}
+
+export function measureSizes({ catalog, supervisor, storage }: MeasureSizesOptions): Reconciler {
+  return {
+    name: 'measure-sizes',
+    everyMs: 60_000,
+    run: async () => {
+      for (const { projectId, branchId, deleted } of await endpointsByIds(catalog, supervisor.running())) {
+        if (deleted) continue;
+        const { logicalBytes } = await storage.size({ projectId, branchId });
+        await recordLogicalSize(catalog, branchId, logicalBytes);
+      }
+    },
+  };
+}
