@@ -56,7 +56,7 @@ async function suspendedParent(product, pool, parent, reflink, size, rounds) {
     await product.deleteBranch(child);
     return ms;
   };
-  const { samples, floorSamples } = await inTurn(rounds, branch, floor.branch);
+  const { samples, floorSamples } = await inTurn(rounds, branch, () => floor.branch());
   floor.remove();
   return {
     name: `branch of a suspended parent, ${size}, ${pool.name}: POST to first row`,
@@ -97,7 +97,7 @@ async function* runningParent(product, pool, parent, reflink) {
     await product.deleteBranch(child);
     return ms;
   };
-  const { samples, floorSamples } = await inTurn(ROUNDS, branch, floor.branch);
+  const { samples, floorSamples } = await inTurn(ROUNDS, branch, () => floor.branch());
   floor.remove();
   yield {
     name: `branch of a running parent, 10 MB, ${pool.name}: POST to first row`,

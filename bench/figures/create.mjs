@@ -24,7 +24,7 @@ export async function* measure({ product, pool }) {
     await product.call('DELETE', `/projects/${created.projectId}`);
     return ms;
   };
-  const { samples, floorSamples } = await inTurn(ROUNDS, create, floor.branch);
+  const { samples, floorSamples } = await inTurn(ROUNDS, create, () => floor.branch());
   floor.remove();
   yield {
     name: `create project to first row, ${pool.name}`,

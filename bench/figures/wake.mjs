@@ -19,7 +19,7 @@ export async function* measure({ product, pool }) {
     await product.suspend(sleeper);
     return ms;
   };
-  const { samples, floorSamples } = await inTurn(ROUNDS, wake, floor.wake);
+  const { samples, floorSamples } = await inTurn(ROUNDS, wake, () => floor.wake());
   floor.remove();
   yield {
     name: `wake on connect to first row, ${pool.name}`,
