@@ -73,7 +73,7 @@ function parameterReader(document: ContractDocument, schemas: Schemas, parameter
         schema.type === 'array'
           ? splitList(raw).map((item) => parseText(itemType, item))
           : parseText(schema.type, first(raw));
-      const wrong = check(value);
+      const wrong = check(value) ?? ([value].flat().some(isUnfit) ? UNFIT : undefined);
       return wrong ? fail(parameterProblem(wrong)) : value;
     },
   };
@@ -111,11 +111,9 @@ function bodyReader(document: ContractDocument, schemas: Schemas, operation: Ope
         `invalid request: decode request: unexpected Content-Type: ${printable(mediaType)}`,
       );
     }
-    const value =
-      mediaType === JSON_TYPE
-        ? parseJson(raw.toString('utf8'))
-        : shapeForm(document, schema, parseFormBody(raw.toString('utf8')));
-    const wrong = check(value);
+    const text = raw.toString('utf8');
+    const value = mediaType === JSON_TYPE ? parseJson(text) : shapeForm(document, schema, parseFormBody(text));
+    const wrong = disarm(value) ?? check(value);
     if (wrong) throw new AppError('invalid', `invalid request: decode ${mediaType}: ${bodyProblem(wrong)}`);
     return value;
   };
@@ -128,36 +126,43 @@ function bodyProblem(wrong: Complaint): string {
 function parseFormBody(text: string): Record<string, unknown> {
   try {
     return parseForm(text);
-  } catch (error) {
-    throw new AppError('invalid', `invalid request: decode ${FORM_TYPE}: nested too deep or too many fields`, {
-      cause: error,
-    });
+  } catch {
+    throw new AppError('invalid', `invalid request: decode ${FORM_TYPE}: nested too deep or too many fields`);
   }
 }
 
 function parseJson(text: string): unknown {
-  let value: unknown;
   try {
-    value = JSON.parse(text);
-  } catch (error) {
+    return JSON.parse(text);
+  } catch {
     // The parser's own message quotes the body, which may hold a password.
-    throw new AppError('invalid', `invalid request: decode ${JSON_TYPE}: malformed JSON`, { cause: error });
+    throw new AppError('invalid', `invalid request: decode ${JSON_TYPE}: malformed JSON`);
   }
-  disarm(value);
-  return value;
 }
 
-/** Removes own `__proto__` keys, which a later copy could turn into a prototype, and refuses deep nesting. */
-function disarm(root: unknown): void {
+/** Removes own `__proto__` keys, which a later copy could turn into a prototype; finds deep nesting and unfit text. */
+function disarm(root: unknown): Complaint | undefined {
   const pending: [unknown, number][] = [[root, 0]];
   for (let entry = pending.pop(); entry !== undefined; entry = pending.pop()) {
     const [value, depth] = entry;
+    if (isUnfit(value)) return UNFIT;
     if (typeof value !== 'object' || value === null) continue;
-    if (depth === MAX_DEPTH) throw new AppError('invalid', `invalid request: decode ${JSON_TYPE}: nested too deep`);
+    if (depth === MAX_DEPTH) return { field: '', problem: 'nested too deep' };
     if (Object.hasOwn(value, '__proto__')) delete (value as Record<string, unknown>)['__proto__'];
-    for (const inner of Object.values(value)) pending.push([inner, depth + 1]);
+    for (const [key, inner] of Object.entries(value)) {
+      if (isUnfit(key)) return UNFIT;
+      pending.push([inner, depth + 1]);
+    }
   }
+  return undefined;
 }
+
+/** Text that PostgreSQL cannot store: NUL characters and halves of surrogate pairs. */
+function isUnfit(value: unknown): boolean {
+  return typeof value === 'string' && /[\0\p{Surrogate}]/u.test(value);
+}
+
+const UNFIT: Complaint = { field: '', problem: 'string: invalid characters' };
 
 /** What a client sent, fit for an error text. */
 function printable(text: string): string {

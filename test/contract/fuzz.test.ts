@@ -202,10 +202,7 @@ function spoiled(body: unknown): fc.Arbitrary<unknown> {
   const places = fieldsOf(body);
   if (places.length === 0) return fc.constantFrom<unknown>(null, [], 'x', 1);
   return fc
-    .tuple(
-      fc.constantFrom(...places),
-      fc.constantFrom<unknown>(undefined, null, { x: [] }, [[]], -1e300, 'ü\u0000', false),
-    )
+    .tuple(fc.constantFrom(...places), fc.constantFrom<unknown>(undefined, null, { x: [] }, [[]], -1e300, 'ü', false))
     .map(([place, value]) => {
       const copy = structuredClone(body);
       let parent = copy as Values;

@@ -272,6 +272,26 @@ describe('400', () => {
     expect(await message('GET', path)).toBe(`invalid request: decode params: ${problem}`);
   });
 
+  test('text that no database can hold', async () => {
+    const problem = 'string: invalid characters';
+    for (const payload of [
+      String.raw`{"project":{"name":"\u0000"}}`,
+      String.raw`{"project":{"name":"\ud800"}}`,
+      String.raw`{"project":{},"\u0000":1}`,
+    ]) {
+      expect(await message('POST', '/projects', { payload })).toBe(
+        `invalid request: decode application/json: ${problem}`,
+      );
+    }
+    expect(await message('GET', '/projects?search=%00')).toBe(
+      `invalid request: decode params: query: "search": ${problem}`,
+    );
+    expect(await message('GET', '/projects/p1/branches/br-1/databases/a%00')).toBe(
+      `invalid request: decode params: path: "database_name": ${problem}`,
+    );
+    expect((await call(api, 'POST', '/projects', { json: { project: { name: '🐘' } } })).status).toBe(201);
+  });
+
   test('a path that cannot be decoded', async () => {
     expect(await message('GET', '/projects/%zz')).toBe('invalid request: malformed HTTP request');
     expect((await call(api, 'GET', '/projects/%zz')).headers).toHaveProperty('x-neon-ret-request-id');
