@@ -14,7 +14,8 @@ export type SyncStep =
   | 'base'
   | 'recovered-file'
   | 'archive'
-  | 'template';
+  | 'template'
+  | 'pool-image';
 
 export interface Durable {
   /** fsync of one file. */

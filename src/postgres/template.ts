@@ -49,6 +49,8 @@ export interface Templates {
   get(major: number): Promise<Template>;
   /** One that was made before, by name. */
   find(name: string): Promise<Template | undefined>;
+  /** True for the temporary name of one that is being made now. */
+  making(temporaryName: string): boolean;
 }
 
 export interface TemplatesOptions {
@@ -68,12 +70,23 @@ export interface TemplatesOptions {
 export function createTemplates(options: TemplatesOptions): Templates {
   const flights = new SingleFlight<Template>();
   const find = (name: string) => readTemplate(path.join(options.directory, name));
+  const inProgress = new Set<string>();
+  const makeOnce = async (installation: PostgresInstallation, name: string) => {
+    const temporaryName = `.${name}.tmp-${randomBytes(4).toString('hex')}`;
+    inProgress.add(temporaryName);
+    try {
+      return await make(options, installation, { name, temporaryName });
+    } finally {
+      inProgress.delete(temporaryName);
+    }
+  };
   return {
     find,
+    making: (temporaryName) => inProgress.has(temporaryName),
     get: async (major) => {
       const installation = await options.installations.get(major);
       const name = `${major}-${installation.build}-r${REVISION}`;
-      return (await find(name)) ?? flights.run(name, async () => (await find(name)) ?? make(options, installation, name));
+      return (await find(name)) ?? flights.run(name, async () => (await find(name)) ?? makeOnce(installation, name));
     },
   };
 }
@@ -88,9 +101,14 @@ async function readTemplate(directory: string): Promise<Template | undefined> {
   }
 }
 
-async function make(options: TemplatesOptions, installation: PostgresInstallation, name: string): Promise<Template> {
+async function make(
+  options: TemplatesOptions,
+  installation: PostgresInstallation,
+  names: { name: string; temporaryName: string },
+): Promise<Template> {
+  const { name } = names;
   const target = path.join(options.directory, name);
-  const temporary = path.join(options.directory, `.${name}.tmp-${randomBytes(4).toString('hex')}`);
+  const temporary = path.join(options.directory, names.temporaryName);
   const dataDirectory = path.join(temporary, 'pgdata');
   const worker = await borrowedUser();
   await mkdir(temporary, { recursive: true, mode: 0o711 });

@@ -34,6 +34,8 @@ export interface ChildTimelineSpec extends TimelineRef {
 export interface TimelineRecord extends TimelineRef {
   formatVersion: 1;
   pgVersion: number;
+  /** Build of the template that its project began with; see PostgresInstallation.build. */
+  build: string;
   /** PostgreSQL's system identifier, one per project, decimal. */
   systemIdentifier: string;
   parentBranchId: string | null;

@@ -1,0 +1,179 @@
+/**
+ * Clone drivers: how a data directory becomes two.
+ *
+ *   reflink   every file by FICLONE: time and space by extents, not by size (XFS, btrfs, APFS)
+ *   snapshot  btrfs subvolumes: one call, however many extents; durable by itself
+ *   copy      byte by byte, anywhere
+ *
+ * A clone under way is garbage until its timeline.json or base.json says otherwise, so drivers need not be atomic.
+ * On Linux the files are cloned by GNU cp: as fast as anything Node can do, outside of our event loop, without
+ * following links that a tenant may have planted, and keeping owners. Elsewhere by Node's fs.
+ */
+import { constants, cp, chown, copyFile, lstat, mkdir, readdir, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { run } from '../lib/child-process.ts';
+import { syncDirectories } from '../lib/durable.ts';
+import type { Durable, SyncStep } from '../lib/durable.ts';
+import { EMPTIED_DIRECTORIES, RELATION_CACHE, WAL_DIRECTORIES, isCloned, isClonedDatabase } from './clone-rules.ts';
+import type { CloneRules } from './clone-rules.ts';
+import type { CloneMode, FileOwner } from './types.ts';
+
+export interface CloneOptions {
+  rules: CloneRules;
+  /** Files may come and go while they are read. */
+  live: boolean;
+  /** Of the new directories; cloned files keep the owner of their source. */
+  owner: FileOwner | undefined;
+}
+
+export interface CloneDriver {
+  mode: CloneMode;
+  /** An empty directory that this driver can clone later. */
+  makeDirectory(directory: string): Promise<void>;
+  /** Clones a data directory by the rules; `target` must not exist. */
+  cloneData(source: string, target: string, options: CloneOptions): Promise<void>;
+  /** Clones single files into a directory under their own names. Rejects with ENOENT when one is not there. */
+  cloneFile(source: string, target: string): Promise<void>;
+  /** Makes a clone durable. Byte-written files have been synced by whoever wrote them. */
+  sync(durable: Durable, step: SyncStep, target: string): Promise<void>;
+  /** Removes a tree that may hold directories made by this driver. */
+  remove(directory: string): Promise<void>;
+}
+
+/** `journalled`: a directory's fsync also commits clones that came before it (XFS); then files need none of their own. */
+export function fileDriver(mode: 'reflink' | 'copy', options: { journalled: boolean }): CloneDriver {
+  return {
+    mode,
+    makeDirectory: (directory) => mkdir(directory, { mode: 0o700 }),
+    cloneData: (source, target, cloneOptions) => cloneByFiles(mode, source, target, cloneOptions),
+    cloneFile: (source, target) => cloneOneFile(mode, source, target),
+    sync: async (durable, step, target) => {
+      if (!options.journalled) await syncFiles(durable, step, target);
+      await syncDirectories(durable, step, target);
+    },
+    remove: (directory) => rm(directory, { recursive: true, force: true }),
+  };
+}
+
+export function snapshotDriver(): CloneDriver {
+  return {
+    mode: 'snapshot',
+    makeDirectory: async (directory) => {
+      await run('btrfs', ['subvolume', 'create', directory]);
+    },
+    cloneData: async (source, target, options) => {
+      await run('btrfs', ['subvolume', 'snapshot', source, target]);
+      await dropUncloned(target, options);
+      await makeSkeleton(target, options);
+    },
+    cloneFile: (source, target) => cloneOneFile('reflink', source, target),
+    // The snapshot committed itself; what was dropped and added since is names.
+    sync: (durable, step, target) => syncDirectories(durable, step, target),
+    remove: removeSubvolumes,
+  };
+}
+
+async function cloneByFiles(mode: 'reflink' | 'copy', source: string, target: string, options: CloneOptions): Promise<void> {
+  const names = (await readdir(source)).filter((name) => name !== 'base' && isCloned(name, options.rules));
+  const databases = (await readdir(path.join(source, 'base'))).filter(isClonedDatabase);
+  const base = path.join(target, 'base');
+  await mkdir(target, { mode: 0o700 });
+  await mkdir(base, { mode: 0o700 });
+  await makeSkeleton(target, options);
+  const inBase = databases.map((name) => path.join(source, 'base', name));
+  // Two processes share the databases: one kernel thread does not keep a file system busy.
+  const halves = [inBase.filter((_item, index) => index % 2 === 0), inBase.filter((_item, index) => index % 2 === 1)];
+  await Promise.all([
+    copyEntries(mode, names.map((name) => path.join(source, name)), target, options.live),
+    ...halves.map((half) => copyEntries(mode, half, base, options.live)),
+  ]);
+  await dropRelationCaches(target, databases);
+  await own([target, base], options.owner);
+}
+
+/** The directories whose content stays behind. */
+async function makeSkeleton(target: string, options: CloneOptions): Promise<void> {
+  const wanted = options.rules.asItIs ? EMPTIED_DIRECTORIES : [...EMPTIED_DIRECTORIES, ...WAL_DIRECTORIES];
+  const directories = wanted.map((name) => path.join(target, name));
+  for (const directory of directories) await mkdir(directory, { recursive: true, mode: 0o700 });
+  await own(directories, options.owner);
+}
+
+async function own(paths: readonly string[], owner: FileOwner | undefined): Promise<void> {
+  if (owner) await Promise.all(paths.map((item) => chown(item, owner.uid, owner.gid)));
+}
+
+async function dropRelationCaches(target: string, databases: readonly string[]): Promise<void> {
+  const directories = ['global', ...databases.map((name) => path.join('base', name))];
+  await Promise.all(directories.map((name) => rm(path.join(target, name, RELATION_CACHE), { force: true })));
+}
+
+const VANISHED = /^cp: cannot (stat|access|open) .*: No such file or directory$/;
+
+async function copyEntries(mode: 'reflink' | 'copy', sources: readonly string[], target: string, live: boolean): Promise<void> {
+  if (sources.length === 0) return;
+  if (process.platform !== 'linux') return copyEntriesWithNode(mode, sources, target);
+  const reflink = mode === 'reflink' ? 'always' : 'never';
+  const args = ['-a', `--reflink=${reflink}`, '-t', target, '--', ...sources];
+  try {
+    await run('cp', args, { env: { PATH: '/usr/bin:/bin', LC_ALL: 'C' } });
+  } catch (error) {
+    const lines = String(error instanceof Error ? error.message : error).split('\n');
+    // `run` puts the command's name before what it said.
+    const said = lines.map((line) => line.replace(/^cp: cp: /, 'cp: '));
+    if (!live || !said.every((line) => VANISHED.test(line))) throw error;
+  }
+}
+
+async function copyEntriesWithNode(mode: 'reflink' | 'copy', sources: readonly string[], target: string): Promise<void> {
+  const flag = mode === 'reflink' ? constants.COPYFILE_FICLONE_FORCE : 0;
+  for (const source of sources) {
+    const to = path.join(target, path.basename(source));
+    await cp(source, to, { recursive: true, mode: flag, preserveTimestamps: true, verbatimSymlinks: true });
+  }
+}
+
+async function cloneOneFile(mode: 'reflink' | 'copy', source: string, target: string): Promise<void> {
+  const from = await lstat(source);
+  if (!from.isFile()) throw new Error(`not a file: ${source}`);
+  await copyFile(source, target, mode === 'reflink' ? constants.COPYFILE_FICLONE_FORCE : 0);
+  if (process.getuid?.() === 0) await chown(target, from.uid, from.gid);
+}
+
+/** A snapshot has everything; this takes away what cloneByFiles would not have copied. */
+async function dropUncloned(target: string, options: CloneOptions): Promise<void> {
+  const names = await readdir(target);
+  const dropped = names.filter((name) => !isCloned(name, options.rules)).map((name) => path.join(target, name));
+  const databases = await readdir(path.join(target, 'base'));
+  const temporary = databases.filter((name) => !isClonedDatabase(name)).map((name) => path.join(target, 'base', name));
+  for (const item of [...dropped, ...temporary]) await rm(item, { recursive: true, force: true });
+  await dropRelationCaches(target, databases.filter(isClonedDatabase));
+}
+
+const SYNCED_AT_ONCE = 16;
+
+async function syncFiles(durable: Durable, step: SyncStep, root: string): Promise<void> {
+  const entries = await readdir(root, { withFileTypes: true, recursive: true });
+  const files = entries.filter((entry) => entry.isFile()).map((entry) => path.join(entry.parentPath, entry.name));
+  let next = 0;
+  const worker = async () => {
+    while (next < files.length) await durable.file(step, files[next++]!);
+  };
+  await Promise.all(Array.from({ length: SYNCED_AT_ONCE }, worker));
+}
+
+/** Subvolumes first, by name: the only places where a driver made some. `rm` removes them too, only slower. */
+async function removeSubvolumes(directory: string): Promise<void> {
+  const bases = await readdir(path.join(directory, 'bases')).catch(() => []);
+  const candidates = [directory, path.join(directory, 'pgdata'), ...bases.map((n) => path.join(directory, 'bases', n, 'pgdata'))];
+  for (const candidate of candidates.toReversed()) {
+    if (await isSubvolume(candidate)) await run('btrfs', ['subvolume', 'delete', candidate]).catch(() => undefined);
+  }
+  await rm(directory, { recursive: true, force: true });
+}
+
+/** The root of a btrfs subvolume always has inode 256. */
+async function isSubvolume(directory: string): Promise<boolean> {
+  const found = await lstat(directory).catch(() => undefined);
+  return found !== undefined && found.isDirectory() && found.ino === 256;
+}

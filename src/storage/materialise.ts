@@ -1,0 +1,251 @@
+/**
+ * materialise(source timeline, point) -> the data directory of a child, durable but not yet recovered.
+ *
+ * Three sources, one result (a directory that starts by recovering, then moves to a timeline id of its own):
+ *   as it is   the parent has never been started: its clone is cloned, recovery and all
+ *   at rest    the parent's data directory with the WAL from its last checkpoint on
+ *   replay     a base, plus the parent's WAL up to the point, cut there: running parents, and points in the past
+ *
+ * Never a recovery target: recovery runs to the end of WAL, and the end of WAL is the point. So it can neither stop
+ * short nor fail for want of a record that proves the end. The timeline id always moves on, at rest too: parent and
+ * child would otherwise write different segments under one name.
+ */
+import { chown, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { AppError } from '../lib/errors.ts';
+import type { KeyLock } from '../lib/key-lock.ts';
+import { formatLsn, parseLsn } from '../lib/lsn.ts';
+import type { Lsn } from '../lib/lsn.ts';
+import { restampSystemIdentifier, readControlData } from '../postgres/control-data.ts';
+import type { ControlData } from '../postgres/control-data.ts';
+import { scanWal, segmentNumberOf } from '../postgres/wal.ts';
+import { assertNoTablespaces, pickBase, takeHotBase } from './bases.ts';
+import type { BaseContext, ReplaySource } from './bases.ts';
+import { run } from '../lib/child-process.ts';
+import { timelineKey } from './layout.ts';
+import type { TimelineLayout } from './layout.ts';
+import type { StoredTimeline } from './records.ts';
+import { mayHaveSubscriptions } from './subscriptions.ts';
+import type { ChildTimelineSpec, FileOwner, LivePostgres, TimelineRecord } from './types.ts';
+import { cutSegment, findPoint, stageHistory, stageSegments, stagedSource, walFilesOf, walSource } from './wal-files.ts';
+import type { WalFiles } from './wal-files.ts';
+
+export interface MaterialiseContext extends BaseContext {
+  baseLocks: KeyLock;
+}
+
+export interface Parent {
+  record: StoredTimeline;
+  layout: TimelineLayout;
+  /** Undefined: it is at rest, and stays so until materialise returns. */
+  live: LivePostgres | undefined;
+}
+
+export interface Materialised {
+  branchLsn: Lsn;
+  branchTimestamp: string | null;
+  recovery: Exclude<TimelineRecord['recovery'], 'none'>;
+  suspectSubscriptions: boolean;
+}
+
+/** Fills `target.pgdata`, which must not exist. Returns when it is durable. */
+export async function materialise(
+  context: MaterialiseContext,
+  parent: Parent,
+  target: TimelineLayout,
+  spec: Pick<ChildTimelineSpec, 'point' | 'owner'>,
+): Promise<Materialised> {
+  await assertNoTablespaces(parent.layout.pgdata);
+  const result = await fill(context, parent, target, spec);
+  await writeSignal(context, target.pgdata, spec.owner);
+  await context.driver.sync(context.durable, 'cloned-directory', target.pgdata);
+  return result;
+}
+
+function fill(
+  context: MaterialiseContext,
+  parent: Parent,
+  target: TimelineLayout,
+  spec: Pick<ChildTimelineSpec, 'point' | 'owner'>,
+): Promise<Materialised> {
+  const { record, live } = parent;
+  if (record.recovery !== 'none') {
+    if (spec.point.kind === 'lsn' && spec.point.lsn !== record.branchLsn) throw outsideHistory();
+    return cloneAsItIs(context, parent, target, spec.owner);
+  }
+  if (spec.point.kind === 'lsn') return replay(context, parent, target, spec.owner, parseLsn(spec.point.lsn));
+  return live ? replay(context, parent, target, spec.owner, undefined) : cloneAtRest(context, parent, target, spec.owner);
+}
+
+const outsideHistory = () => new AppError('unprocessable', 'the requested point is outside of the history of the parent branch');
+
+async function cloneAsItIs(
+  context: MaterialiseContext,
+  parent: Parent,
+  target: TimelineLayout,
+  owner: FileOwner | undefined,
+): Promise<Materialised> {
+  const rules = { asItIs: true, backupLabel: true };
+  await context.driver.cloneData(parent.layout.pgdata, target.pgdata, { rules, live: false, owner });
+  const { branchLsn, branchTimestamp, recovery, suspectSubscriptions } = parent.record;
+  if (branchLsn === null || recovery === 'none') throw new Error('a timeline that has yet to recover has a branch point');
+  return { branchLsn, branchTimestamp, recovery, suspectSubscriptions };
+}
+
+async function cloneAtRest(
+  context: MaterialiseContext,
+  parent: Parent,
+  target: TimelineLayout,
+  owner: FileOwner | undefined,
+): Promise<Materialised> {
+  const control = await readControlData(parent.layout.pgdata);
+  const clean = control.state === 'shut down';
+  const files = walFilesOf(parent.layout, factsOf(parent, control));
+  const rules = { asItIs: false, backupLabel: false };
+  // After a crash nobody vouches for the tail of WAL, so the scan checks every record.
+  const scanning = scanWal(walSource(files), { fromLsn: control.redoLsn, verify: !clean });
+  const [scan] = await Promise.all([
+    scanning,
+    context.driver.cloneData(parent.layout.pgdata, target.pgdata, { rules, live: false, owner }),
+  ]);
+  const first = segmentNumberOf(control.redoLsn, files.segmentSizeBytes);
+  const last = segmentNumberOf(scan.endLsn - 1n, files.segmentSizeBytes);
+  const walDirectory = path.join(target.pgdata, 'pg_wal');
+  const staged = await stageSegments(context.driver, files, { first, last }, walDirectory);
+  await stageHistory(context.driver, files, walDirectory);
+  if (!clean) await cutAndSync(context, staged.at(-1)!, scan.endLsn, files);
+  const lastCommit = scan.lastCommit ?? (await findPoint(walSource(files), scan.endLsn, 0)).lastCommit;
+  return {
+    branchLsn: formatLsn(scan.endLsn),
+    branchTimestamp: lastCommit?.time ?? parent.record.branchTimestamp,
+    recovery: clean ? 'promote' : 'replay',
+    suspectSubscriptions: await mayHaveSubscriptions(target.pgdata),
+  };
+}
+
+/** `lsn` undefined: as far as the running parent has flushed. */
+async function replay(
+  context: MaterialiseContext,
+  parent: Parent,
+  target: TimelineLayout,
+  owner: FileOwner | undefined,
+  lsn: bigint | undefined,
+): Promise<Materialised> {
+  const suspectBefore = await mayHaveSubscriptions(parent.layout.pgdata);
+  const control = await readControlWithRetry(parent.layout.pgdata);
+  const files = walFilesOf(parent.layout, factsOf(parent, control));
+  const limit = await withSource(context, parent, owner, { lsn, timelineId: control.timelineId }, async (source, point) => {
+    const rules = { asItIs: false, backupLabel: source.kind === 'hot' };
+    await context.driver.cloneData(source.dataDirectory, target.pgdata, { rules, live: false, owner });
+    if (source.template) await adopt(context, target.pgdata, BigInt(parent.record.systemIdentifier), owner);
+    return { point, startLsn: source.startLsn };
+  });
+  const suspect = suspectBefore || (await mayHaveSubscriptions(target.pgdata));
+  const walDirectory = path.join(target.pgdata, 'pg_wal');
+  const first = segmentNumberOf(limit.startLsn, files.segmentSizeBytes);
+  const last = segmentNumberOf(limit.point - 1n, files.segmentSizeBytes);
+  const staged = await stageSegments(context.driver, files, { first, last }, walDirectory);
+  await stageHistory(context.driver, files, walDirectory);
+  const found = await findPoint(stagedSource(files, walDirectory), limit.point, first);
+  await cutAndSync(context, staged[segmentNumberOf(found.endLsn - 1n, files.segmentSizeBytes) - first]!, found.endLsn, files);
+  return {
+    branchLsn: formatLsn(found.endLsn),
+    branchTimestamp: found.lastCommit?.time ?? parent.record.branchTimestamp,
+    recovery: 'replay',
+    suspectSubscriptions: suspect || (await mayHaveSubscriptions(parent.layout.pgdata)),
+  };
+}
+
+/** Finds or takes a base for the point and keeps it from being removed while `work` clones it. */
+async function withSource<T>(
+  context: MaterialiseContext,
+  parent: Parent,
+  owner: FileOwner | undefined,
+  wanted: { lsn: bigint | undefined; timelineId: number },
+  work: (source: ReplaySource, point: bigint) => Promise<T>,
+): Promise<T> {
+  const { layout, record, live } = parent;
+  const key = timelineKey(record);
+  const tryClone = () =>
+    context.baseLocks.shared(key, async () => {
+      const lsn = wanted.lsn ?? (await flushedLsn(live!));
+      const source = await pickBase(context, layout, record, { lsn, timelineId: wanted.timelineId });
+      return source && { value: await work(source, lsn) };
+    });
+  const cloned = await tryClone();
+  if (cloned) return cloned.value;
+  if (wanted.lsn !== undefined || !live) throw outsideHistory();
+  await context.baseLocks.exclusive(key, async () => {
+    // Another child may have taken one while this one waited.
+    const point = { lsn: await flushedLsn(live), timelineId: wanted.timelineId };
+    if (await pickBase(context, layout, record, point)) return;
+    await takeHotBase(context, layout, live, { major: record.pgVersion, owner });
+  });
+  const second = await tryClone();
+  if (!second) throw new AppError('unavailable', 'the parent branch writes faster than it can be copied; try again');
+  return second.value;
+}
+
+/** Never the insert position: what is not flushed may be lost, and then the child would know more than its parent. */
+async function flushedLsn(live: LivePostgres): Promise<bigint> {
+  const rows = await live.query('select pg_catalog.pg_current_wal_flush_lsn()');
+  return parseLsn(rows[0]![0]!);
+}
+
+/** A clone of the template becomes the project's: its owner and its system identifier. */
+async function adopt(
+  context: MaterialiseContext,
+  dataDirectory: string,
+  systemIdentifier: bigint,
+  owner: FileOwner | undefined,
+): Promise<void> {
+  if (owner) await run('chown', ['-hR', `${owner.uid}:${owner.gid}`, dataDirectory]);
+  const written = await restampSystemIdentifier(dataDirectory, systemIdentifier);
+  for (const file of written) await context.durable.file('written-file', file);
+}
+
+/** The root of a project: the template under a new system identifier. It needs no recovery. */
+export async function cloneTemplate(
+  context: MaterialiseContext,
+  template: { dataDirectory: string },
+  target: TimelineLayout,
+  spec: { systemIdentifier: bigint; owner: FileOwner | undefined },
+): Promise<void> {
+  // As it is: at rest, the template's WAL is the segment with its last checkpoint.
+  const rules = { asItIs: true, backupLabel: false };
+  await context.driver.cloneData(template.dataDirectory, target.pgdata, { rules, live: false, owner: spec.owner });
+  await adopt(context, target.pgdata, spec.systemIdentifier, spec.owner);
+  await context.driver.sync(context.durable, 'cloned-directory', target.pgdata);
+}
+
+async function cutAndSync(context: MaterialiseContext, segment: string, end: bigint, files: WalFiles): Promise<void> {
+  if (end % BigInt(files.segmentSizeBytes) === 0n) return;
+  await cutSegment(segment, end, files.segmentSizeBytes);
+  await context.durable.file('written-file', segment);
+}
+
+async function writeSignal(context: MaterialiseContext, dataDirectory: string, owner: FileOwner | undefined): Promise<void> {
+  const file = path.join(dataDirectory, 'recovery.signal');
+  await writeFile(file, '', { mode: 0o600 });
+  if (owner) await chown(file, owner.uid, owner.gid);
+  await context.durable.file('written-file', file);
+}
+
+function factsOf(parent: Parent, control: ControlData) {
+  return {
+    major: parent.record.pgVersion,
+    timelineId: control.timelineId,
+    segmentSizeBytes: control.walSegmentSizeBytes,
+  };
+}
+
+/** A running Postgres rewrites the file now and then; reading it in that moment gives a wrong checksum. */
+async function readControlWithRetry(dataDirectory: string): Promise<ControlData> {
+  for (let tried = 1; ; tried += 1) {
+    try {
+      return await readControlData(dataDirectory);
+    } catch (error) {
+      if (tried === 5) throw error;
+    }
+  }
+}

@@ -1,0 +1,71 @@
+/**
+ * timeline.json and base.json: the commit records of a timeline and of a base. Renamed into place last, so a record
+ * that can be read speaks for everything beside it; a record that cannot be read speaks for nothing.
+ */
+import { readFile, readdir } from 'node:fs/promises';
+import path from 'node:path';
+import { writeFileDurably } from '../lib/durable.ts';
+import type { Durable } from '../lib/durable.ts';
+import type { Lsn } from '../lib/lsn.ts';
+import type { TimelineLayout } from './layout.ts';
+import type { TimelineRecord } from './types.ts';
+
+/** Also what only storage needs to know. */
+export interface StoredTimeline extends TimelineRecord {
+  /** Of a root: the template it was cloned from, which serves as its first base. */
+  template: string | null;
+}
+
+export interface BaseRecord {
+  formatVersion: 1;
+  number: number;
+  /** `hot`: taken from a running Postgres, with a backup_label. `rest`: a clean shutdown. */
+  kind: 'hot' | 'rest';
+  timelineId: number;
+  /** Replay starts here. */
+  startLsn: Lsn;
+  /** Nothing before it can be the end of a replay. */
+  stopLsn: Lsn;
+  createdAt: string;
+}
+
+export interface Base extends BaseRecord {
+  directory: string;
+  dataDirectory: string;
+}
+
+export async function readTimelineRecord(layout: TimelineLayout): Promise<StoredTimeline | undefined> {
+  const record = await readJson<StoredTimeline>(layout.record);
+  if (record === undefined) return undefined;
+  return record.formatVersion === 1 ? record : undefined;
+}
+
+export async function writeTimelineRecord(durable: Durable, layout: TimelineLayout, record: StoredTimeline): Promise<void> {
+  await writeFileDurably(durable, 'timeline-record', layout.record, `${JSON.stringify(record, null, 2)}\n`);
+}
+
+export async function writeBaseRecord(durable: Durable, directory: string, record: BaseRecord): Promise<void> {
+  await writeFileDurably(durable, 'base', path.join(directory, 'base.json'), `${JSON.stringify(record, null, 2)}\n`);
+}
+
+/** Newest last. */
+export async function readBases(layout: TimelineLayout): Promise<Base[]> {
+  const names = (await readdir(layout.bases).catch(() => [])).filter((name) => /^\d+$/.test(name));
+  const bases: Base[] = [];
+  for (const name of names.toSorted((a, b) => Number(a) - Number(b))) {
+    const directory = path.join(layout.bases, name);
+    const record = await readJson<BaseRecord>(path.join(directory, 'base.json'));
+    if (record !== undefined) bases.push({ ...record, directory, dataDirectory: path.join(directory, 'pgdata') });
+  }
+  return bases;
+}
+
+/** Undefined when it is missing or, after a power cut in the wrong moment, empty or torn. */
+async function readJson<T>(file: string): Promise<T | undefined> {
+  try {
+    return JSON.parse(await readFile(file, 'utf8')) as T;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT' || error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,82 @@
+/**
+ * What is done for a timeline right after it went to sleep, and dropped at once when somebody wants it.
+ *
+ * Rewriting: a file that was cloned and then updated at random falls into thousands of extents, and cloning costs
+ * about 18 us for each. Past a budget the worst files are written anew, unshared: disk space for clone time.
+ * A base: only for a timeline whose last base has gone stale, that is, one that has been branched while it ran.
+ * For any other a base would hold on to blocks that nobody asked for.
+ */
+import { chmod, chown, lstat, rename, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { run } from '../lib/child-process.ts';
+import type { Durable } from '../lib/durable.ts';
+import { parseLsn } from '../lib/lsn.ts';
+import { readControlData } from '../postgres/control-data.ts';
+import { BASE_SERVES_BYTES, takeRestBase } from './bases.ts';
+import type { BaseContext } from './bases.ts';
+import type { TimelineLayout } from './layout.ts';
+import type { Pool } from './pool.ts';
+import { readBases } from './records.ts';
+import { fragmentation } from './size.ts';
+import type { LargeFile } from './size.ts';
+import type { FileOwner } from './types.ts';
+
+/** A clone of this many extents costs about 0.2 s. */
+export const EXTENT_BUDGET = 10_000;
+/** Below it, a file is not worth writing anew. */
+const WORTH_REWRITING_EXTENTS = 64;
+
+/** The caller holds the data directory and the bases exclusively, and nothing runs in it. */
+export async function afterSuspend(context: BaseContext, pool: Pool, layout: TimelineLayout, signal: AbortSignal): Promise<void> {
+  if (context.driver.mode === 'reflink') await rewriteFragmented(context.durable, pool, layout.pgdata, signal);
+  if (context.driver.mode === 'copy' || signal.aborted) return;
+  const control = await readControlData(layout.pgdata);
+  const newest = (await readBases(layout)).at(-1);
+  if (control.state !== 'shut down' || !newest) return;
+  if (control.redoLsn - parseLsn(newest.startLsn) < BASE_SERVES_BYTES / 4n) return;
+  await takeRestBase(context, layout, control, await ownerOf(layout.pgdata));
+}
+
+/** Undefined unless Ballast is root: then all files are its own. */
+async function ownerOf(file: string): Promise<FileOwner | undefined> {
+  if (process.getuid?.() !== 0) return undefined;
+  const { uid, gid } = await lstat(file);
+  return { uid, gid };
+}
+
+/** Returns how many files were rewritten. */
+export async function rewriteFragmented(durable: Durable, pool: Pool, dataDirectory: string, signal: AbortSignal): Promise<number> {
+  const files = await fragmentation(dataDirectory).catch((): LargeFile[] => []);
+  let extents = files.reduce((sum, file) => sum + file.extents, 0);
+  let rewritten = 0;
+  for (const item of files) {
+    if (extents <= EXTENT_BUDGET || item.extents < WORTH_REWRITING_EXTENTS || signal.aborted) break;
+    const { watermark, freeBytes } = await pool.status();
+    if (watermark !== 'ok' || freeBytes < item.sizeBytes * 4) break;
+    if (!(await rewrite(durable, item.file, signal))) break;
+    extents -= item.extents;
+    rewritten += 1;
+  }
+  return rewritten;
+}
+
+/** The same bytes in new blocks, durable before they take the name. False when it gave way. */
+async function rewrite(durable: Durable, file: string, signal: AbortSignal): Promise<boolean> {
+  const temporary = path.join(path.dirname(file), `pgsql_tmp_rewrite_${path.basename(file)}`);
+  try {
+    await run('cp', ['-a', '--reflink=never', '--sparse=never', '--', file, temporary], { signal });
+    const { uid, gid, mode } = await lstat(file);
+    await chmod(temporary, mode & 0o777);
+    if (process.getuid?.() === 0) await chown(temporary, uid, gid);
+    await durable.file('written-file', temporary);
+    if (signal.aborted) return false;
+    await rename(temporary, file);
+    await durable.directory('written-file', path.dirname(file));
+    return true;
+  } catch (error) {
+    if (signal.aborted) return false;
+    throw error;
+  } finally {
+    await rm(temporary, { force: true });
+  }
+}

@@ -1,0 +1,58 @@
+/**
+ * How large a timeline is: bytes of its files as Postgres sees them, and extents of the large ones. Blocks that are
+ * shared with other timelines count in full; what a branch adds to the disk is the pool's business.
+ */
+import { lstat, readdir } from 'node:fs/promises';
+import path from 'node:path';
+import { run } from '../lib/child-process.ts';
+import type { TimelineLayout } from './layout.ts';
+import type { TimelineSize } from './types.ts';
+
+/** Smaller files cannot be fragmented enough to matter. */
+const LARGE_FILE_BYTES = 1024 * 1024;
+const FILES_AT_ONCE = 64;
+
+export interface LargeFile {
+  file: string;
+  sizeBytes: number;
+  extents: number;
+}
+
+export async function measureSize(layout: TimelineLayout): Promise<TimelineSize> {
+  const files = await filesOf(layout.pgdata);
+  const data = files.filter(({ file }) => !file.startsWith(path.join(layout.pgdata, 'pg_wal')));
+  const logicalBytes = data.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+  const counted = await countExtents(data).catch(() => undefined);
+  return { logicalBytes, extents: counted?.reduce((sum, { extents }) => sum + extents, 0) };
+}
+
+/** Extents of the large files of a directory, most fragmented first. Rejects where they cannot be counted. */
+export async function fragmentation(dataDirectory: string): Promise<LargeFile[]> {
+  const counted = await countExtents(await filesOf(dataDirectory));
+  return counted.toSorted((a, b) => b.extents - a.extents);
+}
+
+async function filesOf(directory: string): Promise<{ file: string; sizeBytes: number }[]> {
+  const entries = await readdir(directory, { withFileTypes: true, recursive: true });
+  const files = entries.filter((entry) => entry.isFile()).map((entry) => path.join(entry.parentPath, entry.name));
+  const measured = await Promise.all(
+    files.map(async (file) => ({ file, sizeBytes: (await lstat(file).catch(() => ({ size: 0 }))).size })),
+  );
+  return measured;
+}
+
+/** `<path>: 12 extents found`, one line per file. */
+async function countExtents(files: readonly { file: string; sizeBytes: number }[]): Promise<LargeFile[]> {
+  const large = files.filter(({ sizeBytes }) => sizeBytes >= LARGE_FILE_BYTES);
+  const counted: LargeFile[] = [];
+  for (let from = 0; from < large.length; from += FILES_AT_ONCE) {
+    const batch = large.slice(from, from + FILES_AT_ONCE);
+    const said = await run('filefrag', batch.map(({ file }) => file), { env: { PATH: '/usr/sbin:/sbin:/usr/bin:/bin' } });
+    const lines = said.trim().split('\n');
+    batch.forEach((item, index) => {
+      const match = /: (\d+) extents? found/.exec(lines[index] ?? '');
+      counted.push({ ...item, extents: Number(match?.[1] ?? 0) });
+    });
+  }
+  return counted;
+}
