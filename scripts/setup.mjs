@@ -121,17 +121,7 @@ async function npm(args) {
 
 /** npm keeps its cache below the home directory, which may be unset, missing or somebody else's. */
 function homeIsWritable() {
-  const cache = process.env.npm_config_cache;
-  const home = process.env.HOME || safeHome();
-  return [cache, home].some((directory) => directory !== undefined && directory !== '' && isWritable(directory));
-}
-
-function safeHome() {
-  try {
-    return os.userInfo().homedir;
-  } catch {
-    return undefined;
-  }
+  return Boolean(process.env.HOME) && isWritable(process.env.HOME);
 }
 
 function isWritable(directory) {
