@@ -1,0 +1,154 @@
+/**
+ * Who is it, and may they? SCRAM-SHA-256(-PLUS) from the branch's verifier where the endpoint is known, a cleartext
+ * password with the endpoint in front where it is not.
+ *
+ * Roles that do not exist go through the same exchange as others and fail at its end. Nothing here wakes a compute.
+ */
+import type { ProxyAccess, ProxyEndpoint } from '../control-plane/proxy-access.types.ts';
+import {
+  AUTHENTICATION,
+  FRONTEND,
+  authentication,
+  authenticationSasl,
+  parsePassword,
+  parseSaslInitialResponse,
+} from '../postgres/wire/messages.ts';
+import type { PasswordChecker } from '../postgres/wire/password-checker.ts';
+import {
+  SCRAM_SHA_256,
+  SCRAM_SHA_256_PLUS,
+  ScramError,
+  createScramServer,
+  mockVerifier,
+  parseVerifier,
+} from '../postgres/wire/scram.ts';
+import type { ScramMechanism, ScramProof, ScramVerifier } from '../postgres/wire/scram.ts';
+import { ProtocolError } from '../postgres/wire/startup.ts';
+import { checkAddress } from './address-rules.ts';
+import type { LoginKeys } from './compute-login.ts';
+import { checkEndpointName, splitPasswordPrefix } from './endpoint-name.ts';
+import { refusals } from './refusal.ts';
+import type { SocketReader } from './socket-reader.ts';
+
+export interface AuthenticateOptions {
+  access: ProxyAccess;
+  reader: SocketReader;
+  send: (bytes: Buffer) => void;
+  /** Undefined: the client has to name it with the password. */
+  endpointId: string | undefined;
+  role: string;
+  address: string;
+  /** For channel binding; undefined without TLS. */
+  endPointHash: Buffer | undefined;
+  mockSecret: Buffer;
+  passwords: PasswordChecker;
+  maxMessageBytes: number;
+  /** The endpoint has sessions, so SQL may have changed roles since they were last read. */
+  hasSessions: (endpoint: ProxyEndpoint) => boolean;
+}
+
+export interface Authenticated {
+  endpoint: ProxyEndpoint;
+  keys: LoginKeys;
+  /** What the client still has to be sent: AuthenticationSASLFinal, where it used SCRAM, and AuthenticationOk. */
+  accepted: Buffer;
+}
+
+/** The password was wrong, or there is no such role. Carries the endpoint for the count of failures. */
+export class LoginFailed extends Error {
+  readonly endpointId: string;
+
+  constructor(endpointId: string) {
+    super('login failed');
+    this.endpointId = endpointId;
+  }
+}
+
+/** Rejects with LoginFailed, Refusal, or what the reader rejects with. */
+export async function authenticate(options: AuthenticateOptions): Promise<Authenticated> {
+  try {
+    if (options.endpointId === undefined) return await byPasswordPrefix(options);
+    return await byScram(options, await findEndpoint(options, options.endpointId));
+  } catch (error) {
+    if (error instanceof ScramError || error instanceof ProtocolError) throw refusals.malformedPassword(error.message);
+    throw error;
+  }
+}
+
+async function findEndpoint({ access, address }: AuthenticateOptions, endpointId: string): Promise<ProxyEndpoint> {
+  const endpoint = await access.endpoint(endpointId);
+  if (!endpoint) throw refusals.unknownEndpoint();
+  // Before the password: addresses that are shut out cannot even guess.
+  checkAddress(endpoint, address);
+  return endpoint;
+}
+
+/** Roles that exist in every cluster and are nobody's to log in with. */
+function isInternalRole(role: string): boolean {
+  return role === 'cloud_admin' || role.startsWith('pg_');
+}
+
+async function readVerifier(options: AuthenticateOptions, endpoint: ProxyEndpoint): Promise<ScramVerifier> {
+  const { access, role } = options;
+  const text = isInternalRole(role) ? undefined : await access.verifier(endpoint, role);
+  const verifier = text === undefined ? undefined : parseVerifier(text);
+  return verifier ?? mockVerifier(options.mockSecret, `${endpoint.endpointId} ${role}`);
+}
+
+/**
+ * A running compute's roles may have been changed by SQL. They are read back before the salt is sent, because a proof
+ * over an outdated salt cannot be checked again; and for known and unknown roles alike, so that neither can be told.
+ */
+async function currentVerifier(options: AuthenticateOptions, endpoint: ProxyEndpoint): Promise<ScramVerifier> {
+  if (options.hasSessions(endpoint)) await options.access.refreshVerifiers(endpoint);
+  return readVerifier(options, endpoint);
+}
+
+async function byScram(options: AuthenticateOptions, endpoint: ProxyEndpoint): Promise<Authenticated> {
+  const { reader, send, endPointHash } = options;
+  let verifier = await currentVerifier(options, endpoint);
+  const offered = endPointHash ? [SCRAM_SHA_256_PLUS, SCRAM_SHA_256] : [SCRAM_SHA_256];
+  send(authenticationSasl(offered));
+  const initial = parseSaslInitialResponse(await passwordMessage(options));
+  if (!offered.includes(initial.mechanism)) throw refusals.method(initial.mechanism);
+  const mechanism = initial.mechanism as ScramMechanism;
+  const exchange = createScramServer({ mechanism, verifier, endPointHash });
+  send(authentication(AUTHENTICATION.saslContinue, Buffer.from(exchange.first(initial.data), 'latin1')));
+  reader.closed.throwIfAborted();
+  const proof: ScramProof = exchange.final((await passwordMessage(options)).toString('latin1'));
+  let checked = proof.check(verifier);
+  if (!checked && (await options.access.refreshVerifiers(endpoint))) {
+    verifier = await readVerifier(options, endpoint);
+    checked = proof.check(verifier);
+  }
+  if (!checked) throw new LoginFailed(endpoint.endpointId);
+  return {
+    endpoint,
+    keys: { clientKey: checked.clientKey, serverKey: verifier.serverKey },
+    accepted: Buffer.concat([
+      authentication(AUTHENTICATION.saslFinal, Buffer.from(checked.serverFinal, 'latin1')),
+      authentication(AUTHENTICATION.ok),
+    ]),
+  };
+}
+
+async function byPasswordPrefix(options: AuthenticateOptions): Promise<Authenticated> {
+  options.send(authentication(AUTHENTICATION.cleartext));
+  const split = splitPasswordPrefix(parsePassword(await passwordMessage(options)));
+  if (!split) throw refusals.noEndpoint();
+  const endpoint = await findEndpoint(options, checkEndpointName(split.endpoint));
+  let verifier = await currentVerifier(options, endpoint);
+  let clientKey = await options.passwords.check(split.password, verifier);
+  if (!clientKey && (await options.access.refreshVerifiers(endpoint))) {
+    verifier = await readVerifier(options, endpoint);
+    clientKey = await options.passwords.check(split.password, verifier);
+  }
+  if (!clientKey) throw new LoginFailed(endpoint.endpointId);
+  return { endpoint, keys: { clientKey, serverKey: verifier.serverKey }, accepted: authentication(AUTHENTICATION.ok) };
+}
+
+async function passwordMessage({ reader, maxMessageBytes }: AuthenticateOptions): Promise<Buffer> {
+  const { type, body } = await reader.message(maxMessageBytes);
+  if (type !== FRONTEND.password) throw new ProtocolError('expected a password message');
+  return body;
+}

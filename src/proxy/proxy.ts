@@ -1,0 +1,148 @@
+/**
+ * The Postgres edge: a listener that turns connections into sessions at computes, and what all of them share.
+ *
+ * It knows Ballast by ProxyAccess alone. What a connection goes through is in session.ts.
+ */
+import { createHash } from 'node:crypto';
+import net from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
+import { createSecureContext } from 'node:tls';
+import type { SecureContext } from 'node:tls';
+import { constants } from 'node:crypto';
+import type { ProxyAccess } from '../control-plane/proxy-access.types.ts';
+import { AppError } from '../lib/errors.ts';
+import type { Logger } from '../lib/log.ts';
+import { createPasswordChecker } from '../postgres/wire/password-checker.ts';
+import type { PasswordChecker } from '../postgres/wire/password-checker.ts';
+import { createCancelKeys } from './cancel.ts';
+import type { CancelKeys } from './cancel.ts';
+import type { Certificates } from './certificates.ts';
+import { createCounts } from './counts.ts';
+import type { Counts, ProxyStats } from './counts.ts';
+import { DEFAULT_LIMITS } from './limits.ts';
+import type { ProxyLimits } from './limits.ts';
+import { createLoginFailures } from './login-failures.ts';
+import type { LoginFailures } from './login-failures.ts';
+import { serveClient } from './session.ts';
+
+export interface ProxyOptions {
+  access: ProxyAccess;
+  tls: Certificates;
+  /** Endpoints are `<endpoint id>.<domain>`. */
+  domain: string;
+  logger: Logger;
+  limits?: Partial<ProxyLimits>;
+  /** Milliseconds that only ever grow. */
+  clock?: () => number;
+  /** False: clients on the loopback interface may connect without TLS. */
+  requireTls: boolean;
+}
+
+export interface Proxy {
+  /** Rejects with AppError 'unavailable' naming --pg-port when the port is taken. Port 0 takes a free one. */
+  listen(host: string, port: number): Promise<void>;
+  /** The port that it listens on; 0 before. */
+  readonly port: number;
+  /** Takes a renewed certificate for connections from now on. */
+  useCertificates(tls: Certificates): void;
+  /** Stops listening, waits for sessions to end, and breaks those that are left after `graceMs`. */
+  close(graceMs: number): Promise<void>;
+  stats(): ProxyStats;
+}
+
+/** What every session is given. */
+export interface ProxyContext {
+  access: ProxyAccess;
+  secureContext: () => SecureContext;
+  endPointHash: () => Buffer | undefined;
+  domain: string;
+  logger: Logger;
+  limits: ProxyLimits;
+  requireTls: boolean;
+  mockSecret: Buffer;
+  passwords: PasswordChecker;
+  cancelKeys: CancelKeys;
+  counts: Counts;
+  loginFailures: LoginFailures;
+}
+
+const KEEPALIVE_DELAY_MS = 60_000;
+const LISTEN_BACKLOG = 1024;
+
+export function createProxy(options: ProxyOptions): Proxy {
+  const limits = { ...DEFAULT_LIMITS, ...options.limits };
+  let { tls } = options;
+  let secureContext = makeSecureContext(tls);
+  const context: ProxyContext = {
+    access: options.access,
+    secureContext: () => secureContext,
+    endPointHash: () => tls.endPointHash,
+    domain: options.domain.toLowerCase(),
+    logger: options.logger,
+    limits,
+    requireTls: options.requireTls,
+    // From the key, so that the salts of roles that do not exist survive a restart as those of real ones do.
+    mockSecret: createHash('sha256').update('mock verifiers').update(tls.key).digest(),
+    passwords: createPasswordChecker(),
+    cancelKeys: createCancelKeys(),
+    counts: createCounts(limits, options.access),
+    loginFailures: createLoginFailures(limits, options.clock ?? (() => performance.now())),
+  };
+  const sockets = new Set<Socket>();
+  const sessions = new Set<Promise<void>>();
+  const server = net.createServer(
+    { allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEPALIVE_DELAY_MS },
+    (socket) => {
+      sockets.add(socket);
+      socket.once('close', () => sockets.delete(socket));
+      const session = serveClient(context, socket).finally(() => sessions.delete(session));
+      sessions.add(session);
+    },
+  );
+
+  return {
+    listen: (host, port) => listen(server, host, port),
+    get port() {
+      return (server.address() as AddressInfo | null)?.port ?? 0;
+    },
+    useCertificates(renewed) {
+      tls = renewed;
+      secureContext = makeSecureContext(tls);
+    },
+    async close(graceMs) {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      const timer = setTimeout(() => {
+        for (const socket of sockets) socket.destroy();
+      }, graceMs);
+      await closed;
+      await Promise.all(sessions);
+      clearTimeout(timer);
+    },
+    stats: () => ({ ...context.counts.stats(), cancelKeys: context.cancelKeys.size() }),
+  };
+}
+
+function makeSecureContext(tls: Certificates): SecureContext {
+  return createSecureContext({
+    cert: tls.cert,
+    key: tls.key,
+    minVersion: 'TLSv1.2',
+    // Tickets would let a client resume under another server name than the one it was checked for.
+    secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
+  });
+}
+
+function listen(server: net.Server, host: string, port: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const onError = (error: NodeJS.ErrnoException) => {
+      const why = error.code === 'EADDRINUSE' ? 'is already in use' : `cannot be used (${error.code})`;
+      const message = `port ${port} on ${host} ${why}: choose another with --pg-port`;
+      reject(new AppError('unavailable', message, { cause: error }));
+    };
+    server.once('error', onError);
+    server.listen({ host, port, backlog: LISTEN_BACKLOG }, () => {
+      server.off('error', onError);
+      resolve();
+    });
+  });
+}
