@@ -13,6 +13,7 @@ export interface WatchedEndpoint {
   currentState: EndpointRow['currentState'];
   pendingState: EndpointRow['pendingState'];
   suspendTimeoutSeconds: number;
+  pgVersion: number;
   /** The endpoint, its branch or its project. */
   deleted: boolean;
   /** It has an unfinished operation, which knows better than any reconciler. */
@@ -20,7 +21,7 @@ export interface WatchedEndpoint {
 }
 
 const WATCHED = `
-  select e.id, e.project_id, e.branch_id, e.type, e.current_state, e.pending_state, e.suspend_timeout_seconds,
+  select e.id, e.project_id, e.branch_id, e.type, e.current_state, e.pending_state, e.suspend_timeout_seconds, p.pg_version,
     (e.deleted_at is not null or b.deleted_at is not null or p.deleted_at is not null) as deleted,
     exists (select 1 from operations o where o.branch_id = e.branch_id and o.status in ${UNFINISHED}) as busy
   from endpoints e join branches b on b.id = e.branch_id join projects p on p.id = e.project_id`;

@@ -32,6 +32,8 @@ export interface RunnerOptions {
   actions: Record<OperationAction, Action>;
   nodeId: string;
   logger: Logger;
+  /** Called before those who wait for the operation hear of its end. */
+  onEnded?: (row: OperationRow) => void;
   limits?: Partial<RunnerLimits>;
 }
 
@@ -240,7 +242,9 @@ export class Runner {
         }),
       signal,
     );
-    if (row) this.#options.queue.settle(row);
+    if (!row) return;
+    this.#options.onEnded?.(row);
+    this.#options.queue.settle(row);
   }
 
   /** The work is done, so its record is worth waiting for while the catalog is away. Undefined: the lease was lost. */

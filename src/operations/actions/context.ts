@@ -15,6 +15,8 @@ export interface ActionContext {
   supervisor: Supervisor;
   /** The operating-system user of a project; undefined unless Ballast runs as root. */
   ownerOf(projectNumber: number): FileOwner | undefined;
+  /** Loaded unless a project's settings say otherwise. */
+  defaultPreloadLibraries: readonly string[];
   /** The pool is so full that no compute may write. */
   poolIsFull(): boolean;
   /** For what should follow an operation but delay neither its end nor anything else. */
@@ -36,23 +38,28 @@ export function branchOf(operation: OperationRow): string {
 }
 
 /** Endpoint settings stand over the project's defaults. */
-export function computeSpec(work: ComputeWork, ownerOf: ActionContext['ownerOf']): ComputeSpec {
-  const preload = object(work.projectSettings['preload_libraries'])['enabled_libraries'];
+export function computeSpec(work: ComputeWork, context: Pick<ActionContext, 'ownerOf' | 'defaultPreloadLibraries'>): ComputeSpec {
+  const preload = object(work.projectSettings['preload_libraries']);
+  const defaults = preload['use_defaults'] === false ? [] : context.defaultPreloadLibraries;
   return {
     endpointId: work.endpointId,
     timeline: { projectId: work.projectId, branchId: work.branchId },
     pgVersion: work.pgVersion,
-    owner: ownerOf(work.projectNumber),
+    owner: context.ownerOf(work.projectNumber),
     minCu: work.autoscalingLimitMinCu,
     maxCu: work.autoscalingLimitMaxCu,
     pgSettings: { ...texts(work.defaultEndpointSettings['pg_settings']), ...texts(work.settings['pg_settings']) },
-    preloadLibraries: Array.isArray(preload) ? preload.filter((name) => typeof name === 'string') : [],
+    preloadLibraries: [...new Set([...defaults, ...names(preload['enabled_libraries'])])],
     logicalReplication: work.projectSettings['enable_logical_replication'] === true,
   };
 }
 
 function object(value: unknown): JsonObject {
   return typeof value === 'object' && value !== null ? (value as JsonObject) : {};
+}
+
+function names(value: unknown): string[] {
+  return Array.isArray(value) ? value.filter((name) => typeof name === 'string') : [];
 }
 
 function texts(value: unknown): Record<string, string> {

@@ -42,8 +42,8 @@ async function startAnyway(context: ActionContext, work: ComputeWork): Promise<P
     return work;
   } catch (error) {
     const none = { roles: [], databases: [] };
-    const refused = context.supervisor.address(work.endpointId) !== undefined || isAppError(error, 'unprocessable');
-    if (pendingChanges(work).length === 0 || !refused) throw error;
+    // 'unavailable' is about the compute itself; everything else came from a change.
+    if (pendingChanges(work).length === 0 || isAppError(error, 'unavailable')) throw error;
     await startWith(context, { ...work, ...none });
     context.logger.warn({ err: error, endpoint: work.endpointId }, 'pending changes were refused; the compute started without them');
     return none;
@@ -58,5 +58,5 @@ export async function startWith(context: ActionContext, work: ComputeWork): Prom
   }
   // What SQL changed while nobody looked is found by comparing again.
   context.syncedFingerprints.delete(work.endpointId);
-  await context.supervisor.start(computeSpec(work, context.ownerOf), pendingChanges(work));
+  await context.supervisor.start(computeSpec(work, context), pendingChanges(work));
 }

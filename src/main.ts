@@ -1,0 +1,266 @@
+/**
+ * The composition root: config -> home -> catalog -> engine -> operations -> edges. Everything that lives is made here,
+ * handed down, and stopped in the opposite order. Nobody imports this file but the CLI.
+ */
+import { access } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
+import dns from 'node:dns/promises';
+import path from 'node:path';
+import { handlers } from './api/handlers.ts';
+import { createApiServer } from './api/server.ts';
+import { CatalogDatabase, parseCatalogUrl, type CatalogConnection } from './catalog/database.ts';
+import { startEmbeddedCatalog } from './catalog/embedded.ts';
+import { migrate } from './catalog/migrate.ts';
+import { nodeId as readNodeId } from './catalog/nodes.ts';
+import { createSupervisor } from './compute/supervisor.ts';
+import type { Supervisor } from './compute/types.ts';
+import type { Config } from './config.ts';
+import { loadDocument } from './contract/document.ts';
+import { createControlPlane } from './control-plane/control-plane.ts';
+import { ensureOwner, makeOwnerKey } from './control-plane/first-start.ts';
+import { createProxyAccess, type ProxyAccessWithCaches } from './control-plane/proxy-access.ts';
+import type { Home } from './home.ts';
+import { lockHome } from './home-lock.ts';
+import { prepareHome } from './home-prepare.ts';
+import { durable, writeFileDurably } from './lib/durable.ts';
+import type { Logger } from './lib/log.ts';
+import { SecretBox } from './lib/secret-box.ts';
+import { createLiveTimelines } from './live-timelines.ts';
+import { createActions } from './operations/actions/actions.ts';
+import { createBackground } from './operations/background.ts';
+import { createQueue, type RunnerQueue } from './operations/queue.ts';
+import { Runner } from './operations/runner.ts';
+import { prepareExtensions, preloadLibraries } from './postgres/extensions.ts';
+import { createInstallations } from './postgres/installations.ts';
+import type { Installations } from './postgres/types.ts';
+import { loadCertificates } from './proxy/certificates.ts';
+import { createProxy } from './proxy/proxy.ts';
+import { followRoles } from './reconcilers/follow-roles.ts';
+import { measureSizes } from './reconcilers/measure-sizes.ts';
+import { startReconcilers } from './reconcilers/reconciler.ts';
+import { createRecover } from './reconcilers/recover.ts';
+import { suspendIdle } from './reconcilers/suspend-idle.ts';
+import { watchSpace } from './reconcilers/watch-space.ts';
+import { createStorage } from './storage/storage.ts';
+import type { FileOwner, PoolStatus, Storage } from './storage/types.ts';
+
+export interface RunningBallast {
+  apiPort: number;
+  pgPort: number;
+  pool: PoolStatus;
+  /** Stops accepting, lets operations end, stops computes, then the catalog. Never throws; says in the log what went wrong. */
+  stop(): Promise<void>;
+}
+
+export interface StartOptions {
+  logger: Logger;
+  /** Called once everything serves. */
+  onReady?: (running: RunningBallast) => void;
+}
+
+const DRAIN_MS = 20_000;
+const PROXY_GRACE_MS = 10_000;
+/** Sessions of the catalog: for requests, and for the work that requests wait for. */
+const REQUEST_SESSIONS = 16;
+const WORK_SESSIONS = 12;
+const ROLE_CHECK_WITHIN_MS = 5_000;
+const ACTIVITY_FRESH_MS = 500;
+
+interface Stop {
+  what: string;
+  run(): Promise<void>;
+}
+
+/** Throws AppError or ConfigError with a text for people; whatever had been started is stopped again. */
+export async function startBallast(config: Config, options: StartOptions): Promise<RunningBallast> {
+  const stops: Stop[] = [];
+  const stopAll = () => stopInOrder(stops, options.logger);
+  try {
+    const running = { ...(await compose(config, options.logger, stops)), stop: stopAll };
+    options.onReady?.(running);
+    return running;
+  } catch (error) {
+    await stopAll();
+    throw error;
+  }
+}
+
+/** What was started last stops first; each only once. */
+async function stopInOrder(stops: Stop[], logger: Logger): Promise<void> {
+  for (let stop = stops.pop(); stop; stop = stops.pop()) {
+    const begunMs = performance.now();
+    try {
+      await stop.run();
+    } catch (error) {
+      logger.error({ err: error, what: stop.what }, 'did not stop well');
+    }
+    logger.debug({ what: stop.what, durationMs: Math.round(performance.now() - begunMs) }, 'stopped');
+  }
+}
+
+async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<Omit<RunningBallast, 'stop'>> {
+  const home = await prepareHome(config);
+  const lock = await lockHome(home);
+  stops.push({ what: 'lock', run: () => lock.release() });
+  const nodeId = await readNodeId(home);
+  const installations = createInstallations({ home, config, logger, prepareExtensions });
+  const catalog = await openCatalog({ config, home, installations, logger, stops });
+  await ensureFirstKey(catalog.requests, home);
+
+  const live = createLiveTimelines(home);
+  const storage = await createStorage({ home, installations, logger, findLivePostgres: live.find });
+  const pool = await storage.poolStatus();
+  const supervisor = live.watch(createSupervisor({ home, storage, installations, logger }));
+  const queue = createQueue({ catalog: catalog.work });
+  stops.push({ what: 'queue', run: async () => queue.close() });
+  const parts = { config, home, nodeId, installations, storage, supervisor, queue, catalog, live, logger, stops };
+  const access = await startWork(parts);
+  return { ...(await startEdges(parts, access)), pool };
+}
+
+interface Catalogs {
+  requests: CatalogDatabase;
+  work: CatalogDatabase;
+}
+
+interface Parts {
+  config: Config;
+  home: Home;
+  nodeId: string;
+  installations: Installations;
+  storage: Storage;
+  supervisor: Supervisor;
+  queue: RunnerQueue;
+  catalog: Catalogs;
+  live: ReturnType<typeof createLiveTimelines>;
+  logger: Logger;
+  stops: Stop[];
+}
+
+async function openCatalog(parts: Pick<Parts, 'config' | 'home' | 'installations' | 'logger' | 'stops'>): Promise<Catalogs> {
+  const { config, logger, stops } = parts;
+  let connection: CatalogConnection;
+  if (config.catalogUrl === undefined) {
+    const embedded = await startEmbeddedCatalog(parts);
+    stops.push({ what: 'embedded catalog', run: () => embedded.stop() });
+    connection = embedded.connection;
+  } else {
+    connection = parseCatalogUrl(config.catalogUrl);
+  }
+  const requests = new CatalogDatabase({ connection, logger, name: 'ballast', maxConnections: REQUEST_SESSIONS });
+  const work = new CatalogDatabase({ connection, logger, name: 'ballast-work', maxConnections: WORK_SESSIONS });
+  stops.push({ what: 'catalog sessions', run: async () => void (await Promise.all([requests.close(), work.close()])) });
+  const ran = await migrate(requests);
+  if (ran.length > 0) logger.info({ migrations: ran }, 'brought the catalog up to date');
+  return { requests, work };
+}
+
+/** The owner exists and a key of theirs lies in the data directory; a key that was deleted there is replaced. */
+async function ensureFirstKey(catalog: CatalogDatabase, home: Home): Promise<void> {
+  const owner = await catalog.transaction(ensureOwner);
+  const present = await access(home.apiKeyFile).then(
+    () => true,
+    () => false,
+  );
+  if (present) return;
+  const key = await catalog.transaction((tx) => makeOwnerKey(tx, owner, 'first key'));
+  await writeFileDurably(durable, 'written-file', home.apiKeyFile, `${key}\n`, { mode: 0o600 });
+}
+
+/** Recovers what a crash left, then starts the runner and the reconcilers. */
+async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
+  const { config, nodeId, storage, supervisor, queue, catalog, live, logger, stops } = parts;
+  const { work } = catalog;
+  const background = createBackground({ logger });
+  const syncedFingerprints = new Map<string, string>();
+  const activity = shared(ACTIVITY_FRESH_MS, (endpointId: string) => supervisor.activity(endpointId));
+  const common = { catalog: work, queue, supervisor, storage, nodeId, logger, activity, syncedFingerprints };
+  const roles = followRoles(common);
+  const space = watchSpace(common);
+  const recover = createRecover(common);
+  const access = createProxyAccess({
+    catalog: work,
+    queue,
+    logger,
+    compute: {
+      address: (endpointId) => supervisor.address(endpointId),
+      noteConnections: (endpointId, open) => supervisor.noteConnections(endpointId, open),
+      refreshRoles: (endpointId) => roles.check(endpointId, AbortSignal.timeout(ROLE_CHECK_WITHIN_MS)),
+    },
+  });
+  const actions = createActions({
+    ...common,
+    background,
+    ownerOf: (projectNumber) => ownerOf(config, projectNumber),
+    poolIsFull: () => space.isFull(),
+    defaultPreloadLibraries: preloadLibraries().flatMap((library) => (library.isDefault ? [library.name] : [])),
+  });
+  const runner = new Runner({ ...common, actions, onEnded: (row) => access.invalidate(row.projectId) });
+
+  stops.push({ what: 'computes', run: () => supervisor.stopAll() });
+  await live.learn(work, await supervisor.adopt());
+  supervisor.onExit((endpointId) => void recover.exited(endpointId).catch((error: unknown) => logger.warn({ err: error }, 'a lost compute could not be recorded')));
+  await recover.atStart();
+  await space.run();
+  stops.push({ what: 'background work', run: () => background.close() });
+  stops.push({ what: 'operations', run: () => runner.drain(DRAIN_MS) });
+  await runner.start();
+  const idle = suspendIdle({ ...common, defaultSuspendTimeoutSeconds: config.defaultSuspendTimeoutSeconds });
+  const reconcilers = startReconcilers([idle, roles, space, recover.computes, recover.timelines, measureSizes(common)], logger);
+  stops.push({ what: 'reconcilers', run: () => reconcilers.stop() });
+  return access;
+}
+
+async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<{ apiPort: number; pgPort: number }> {
+  const { config, home, nodeId, installations, storage, queue, catalog, logger, stops } = parts;
+  const certificates = await loadCertificates({ home, config });
+  const proxy = createProxy({ access, tls: certificates, domain: config.domain, requireTls: config.domain !== 'localhost', logger });
+  await proxy.listen(config.listen, config.pgPort);
+  // Clients whose computes stop are told so by Postgres: the proxy lets them go while the computes stop.
+  let closing: Promise<void> | undefined;
+  stops.unshift({ what: 'proxy connections', run: async () => closing });
+  stops.push({ what: 'proxy listener', run: async () => void (closing = proxy.close(PROXY_GRACE_MS)) });
+
+  const controlPlane = createControlPlane({
+    catalog: catalog.requests,
+    queue,
+    secretBox: new SecretBox(await readFile(path.join(home.secrets, 'seal-key'))),
+    config: { domain: config.domain, pgPort: proxy.port, nodeId, namesResolve: await resolves(`ballast-probe.${config.domain}`) },
+    availableMajors: async () => (await installations.available()).map((installation) => installation.major),
+    assertRoomForTimeline: () => storage.assertRoomForTimeline(),
+    preloadLibraries: async () => preloadLibraries().map((library) => ({ ...library, isExperimental: false, version: '' })),
+    onProjectChanged: (projectId) => access.invalidate(projectId),
+  });
+  stops.push({ what: 'control plane', run: () => controlPlane.close() });
+  const api = createApiServer({ controlPlane, handlers, document: loadDocument(), logger });
+  stops.push({ what: 'API', run: () => api.close() });
+  const { port: apiPort } = await api.start(config.listen, config.apiPort);
+  return { apiPort, pgPort: proxy.port };
+}
+
+/** As root every project has a user of its own; the first one belongs to the catalog. */
+function ownerOf(config: Config, projectNumber: number): FileOwner | undefined {
+  if (process.getuid?.() !== 0) return undefined;
+  const uid = config.computeUidBase + projectNumber;
+  return { uid, gid: uid };
+}
+
+async function resolves(name: string): Promise<boolean> {
+  return dns.lookup(name).then(
+    () => true,
+    () => false,
+  );
+}
+
+/** Several who ask within `freshMs` share one answer. */
+function shared<T>(freshMs: number, ask: (key: string) => Promise<T>): (key: string) => Promise<T> {
+  const answers = new Map<string, { atMs: number; answer: Promise<T> }>();
+  return (key) => {
+    const known = answers.get(key);
+    if (known && performance.now() - known.atMs < freshMs) return known.answer;
+    if (answers.size > 10_000) answers.clear();
+    const answer = ask(key);
+    answers.set(key, { atMs: performance.now(), answer });
+    return answer;
+  };
+}
