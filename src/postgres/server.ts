@@ -23,6 +23,11 @@ export interface ServerOptions {
   logFile: string;
   /** How long it may take until it accepts connections; recovery counts. */
   readyWithinMs: number;
+  /**
+   * It is meant to stay in recovery and answer queries there. Otherwise `standby` is not ready: with hot_standby off
+   * Postgres writes that word as soon as any recovery begins, and refuses connections until it ends.
+   */
+  standby?: boolean;
   signal?: AbortSignal;
 }
 
@@ -57,7 +62,7 @@ export async function startServer(options: ServerOptions): Promise<ServerProcess
   const deadlineMs = performance.now() + options.readyWithinMs;
   for (;;) {
     const file = gone ? undefined : await readPostmaster(options.dataDirectory);
-    if (file && file.pid === child.pid && (file.status === 'ready' || file.status === 'standby')) {
+    if (file && file.pid === child.pid && (file.status === 'ready' || (options.standby && file.status === 'standby'))) {
       return { pid: file.pid, exited };
     }
     const late = performance.now() > deadlineMs;

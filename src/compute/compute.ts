@@ -1,0 +1,122 @@
+/**
+ * One running compute: its server process, cloud_admin's sessions in it, its activity. Made by start-compute.ts or by
+ * adoption, ended by `stop` or by itself.
+ */
+import { rm, stat, truncate } from 'node:fs/promises';
+import type { Logger } from '../lib/log.ts';
+import type { ServerProcess } from '../postgres/server.ts';
+import { isServerOf, stopServer } from '../postgres/server.ts';
+import { ActivityTracker, pollActivity } from './activity.ts';
+import type { Places } from './places.ts';
+import { removePlaces } from './places.ts';
+import { Sessions } from './sessions.ts';
+import type { ComputeActivity, ComputeAddress, ComputeSpec } from './types.ts';
+
+export const PORT = 5432;
+const IMMEDIATE_STOP_WITHIN_MS = 5_000;
+/** A tenant can fill a log with RAISE; Postgres appends, so cutting it while it runs is safe. */
+export const LOG_LIMIT_BYTES = 10 * 1024 * 1024;
+
+export interface ComputeParts {
+  spec: ComputeSpec;
+  dataDirectory: string;
+  places: Places;
+  socketDirectory: string;
+  server: ServerProcess;
+  secret: string;
+  logger: Logger;
+  nowMs: () => number;
+  /** Sessions end at once; what takes time is the last checkpoint and the archiver. Beyond that, crash recovery is cheaper. */
+  fastStopWithinMs: number;
+}
+
+export class Compute {
+  readonly spec: ComputeSpec;
+  readonly address: ComputeAddress;
+  readonly sessions: Sessions;
+  readonly tracker: ActivityTracker;
+  /** Resolves when the server is gone, however that came about. */
+  readonly exited: Promise<void>;
+  readonly #parts: ComputeParts;
+  #stopRequested = false;
+  #gone = false;
+
+  constructor(parts: ComputeParts) {
+    this.#parts = parts;
+    this.spec = parts.spec;
+    this.address = { socketDirectory: parts.socketDirectory, port: PORT };
+    this.sessions = new Sessions({ ...this.address, secret: parts.secret, major: parts.spec.pgVersion });
+    this.tracker = new ActivityTracker(parts.nowMs);
+    this.exited = parts.server.exited.then(() => {
+      this.#gone = true;
+    });
+  }
+
+  /** Neither stopping nor gone, as far as anybody has noticed. */
+  get isRunning(): boolean {
+    return !this.#stopRequested && !this.#gone;
+  }
+
+  get stopRequested(): boolean {
+    return this.#stopRequested;
+  }
+
+  /** Looks at the process itself: an adopted one ends without telling. */
+  isAlive(): Promise<boolean> {
+    return isServerOf(this.#parts.dataDirectory, this.#parts.server.pid);
+  }
+
+  get socketDirectory(): string {
+    return this.#parts.socketDirectory;
+  }
+
+  /** Ends the server, gently first, and removes what belongs to this run. Resolves when it is gone; may be called twice. */
+  async stop(): Promise<void> {
+    this.#stopRequested = true;
+    const { server, dataDirectory, logger, spec, places, fastStopWithinMs } = this.#parts;
+    await this.sessions.close();
+    // A pid that is not ours any more must not be sent a signal.
+    if (await this.isAlive()) {
+      const how = await stopServer(server, dataDirectory, {
+        fastWithinMs: fastStopWithinMs,
+        immediateWithinMs: IMMEDIATE_STOP_WITHIN_MS,
+      });
+      if (how !== 'fast') logger.warn({ endpointId: spec.endpointId, how }, 'a compute did not stop cleanly');
+    }
+    this.#gone = true;
+    await removePlaces(places, this.socketDirectory);
+  }
+
+  /** Removes what a server that ended by itself has left; `replaced`: its endpoint has another one by now. */
+  async clear(replaced: boolean): Promise<void> {
+    await this.sessions.close();
+    if (replaced) await rm(this.socketDirectory, { recursive: true, force: true });
+    else await removePlaces(this.#parts.places, this.socketDirectory);
+  }
+
+  /** Asks Postgres only where it could tell something new. Undefined when it cannot be asked any more. */
+  async activity(): Promise<ComputeActivity | undefined> {
+    if (this.tracker.needsPoll()) {
+      this.tracker.pollBegins();
+      try {
+        this.tracker.pollEnded(await this.sessions.inPostgres(pollActivity));
+      } catch (error) {
+        this.tracker.pollFailed();
+        if (!this.isRunning) return undefined;
+        throw error;
+      }
+      await this.#limitLog();
+    }
+    const current = this.tracker.current();
+    return current && { endpointId: this.spec.endpointId, ...current };
+  }
+
+  async #limitLog(): Promise<void> {
+    const { log } = this.#parts.places;
+    const sizeBytes = await stat(log).then(
+      (stats) => stats.size,
+      () => 0,
+    );
+    if (sizeBytes > LOG_LIMIT_BYTES) await truncate(log, 0);
+  }
+}

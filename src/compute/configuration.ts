@@ -1,0 +1,208 @@
+/**
+ * What a compute's Postgres reads: postgresql.conf, pg_hba.conf, pg_ident.conf. Pure: a spec in, text out.
+ *
+ * The files live outside the data directory, owned by Ballast, so that neither a clone nor a tenant carries them along.
+ * Order in postgresql.conf: our defaults, the endpoint's pg_settings, then what nobody may change. The last word wins,
+ * and pg_settings that name a pinned parameter are left out as well.
+ */
+import { AppError } from '../lib/errors.ts';
+import { isPreloadLibrary } from '../postgres/extensions.ts';
+import type { ComputeSpec } from './types.ts';
+
+export interface ConfigurationInput {
+  spec: ComputeSpec;
+  /** Where the socket is made; see sockets.ts. */
+  socketDirectory: string;
+  /** Shell command as PostgreSQL's archive_command. */
+  archiveCommand: string;
+  hostMemoryBytes: number;
+  /** `recovery`: replays staged WAL without fsync, with nobody inside. */
+  phase: 'recovery' | 'running';
+  /** False keeps the launcher of subscription workers away, for clones that may hold somebody else's subscriptions. */
+  subscriptionWorkers: boolean;
+}
+
+const MIB = 1024 * 1024;
+const GIB = 1024 * MIB;
+/** What a compute unit stands for. */
+const MEMORY_PER_CU_BYTES = 4 * GIB;
+
+/** max_connections by compute units; between two lines the smaller one counts. */
+const CONNECTIONS_BY_CU: readonly (readonly [cu: number, connections: number])[] = [
+  [0.25, 104],
+  [0.5, 209],
+  [1, 419],
+  [2, 839],
+  [3, 1258],
+  [4, 1678],
+  [5, 2098],
+  [6, 2517],
+  [7, 2937],
+  [8, 3357],
+  [9, 4000],
+];
+
+/** Of max_connections, kept for Ballast. */
+const RESERVED_CONNECTIONS = 7;
+
+/** Follows min(max, 8 * min), so that a compute which may shrink does not promise what it cannot hold. */
+export function maxConnections(minCu: number, maxCu: number): number {
+  const cu = Math.min(maxCu, 8 * minCu);
+  return CONNECTIONS_BY_CU.findLast(([from]) => from <= cu)?.[1] ?? CONNECTIONS_BY_CU[0]![1];
+}
+
+type Settings = Record<string, string>;
+
+function memorySettings(spec: ComputeSpec, hostMemoryBytes: number): Settings {
+  const promisedBytes = Math.min(spec.maxCu * MEMORY_PER_CU_BYTES, hostMemoryBytes);
+  const megabytes = (bytes: number) => `${Math.max(1, Math.floor(bytes / MIB))}MB`;
+  const sharedBytes = Math.min(promisedBytes / 32, hostMemoryBytes / 8);
+  return {
+    // Costs nothing until touched; the operating system's cache does the rest.
+    shared_buffers: megabytes(Math.max(sharedBytes, 16 * MIB)),
+    effective_cache_size: megabytes(promisedBytes * 0.75),
+    maintenance_work_mem: megabytes(Math.max(64 * MIB, Math.min(promisedBytes / 32, GIB))),
+    temp_file_limit: megabytes(Math.max(8 * GIB, spec.maxCu * 8 * GIB)),
+  };
+}
+
+/** May be overruled by pg_settings. */
+function defaultSettings(input: ConfigurationInput): Settings {
+  return {
+    ...memorySettings(input.spec, input.hostMemoryBytes),
+    jit: 'off',
+    timezone: 'GMT',
+    datestyle: 'iso, mdy',
+    default_text_search_config: 'pg_catalog.english',
+    lc_messages: 'C',
+    lc_monetary: 'C',
+    lc_numeric: 'C',
+    lc_time: 'C',
+    max_replication_slots: '10',
+    max_wal_senders: '10',
+    max_slot_wal_keep_size: '1GB',
+  };
+}
+
+/** Ours alone. `fsync` is here too: the only compute without it has no client inside. */
+function pinnedSettings(input: ConfigurationInput): Settings {
+  const { spec } = input;
+  const major = spec.pgVersion;
+  return {
+    cluster_name: spec.endpointId,
+    listen_addresses: '',
+    port: '5432',
+    unix_socket_directories: input.socketDirectory,
+    unix_socket_permissions: '0700',
+    ssl: 'off',
+    password_encryption: 'scram-sha-256',
+    max_connections: String(maxConnections(spec.minCu, spec.maxCu)),
+    superuser_reserved_connections: String(RESERVED_CONNECTIONS),
+
+    fsync: input.phase === 'recovery' ? 'off' : 'on',
+    full_page_writes: 'on',
+    wal_level: spec.logicalReplication ? 'logical' : 'replica',
+    // A recycled segment is an old file under a new name, and clones would pay for its content.
+    wal_recycle: 'off',
+    wal_init_zero: 'off',
+    archive_mode: 'on',
+    archive_command: input.archiveCommand,
+    ...(major >= 15 && { archive_library: '' }),
+    // A clone holds all the WAL that it shall replay; recovery needs some command, and `false` says: there is no more.
+    restore_command: 'false',
+    recovery_target_timeline: 'current',
+    // No queries during recovery, so that a clone may have fewer connections than its parent.
+    hot_standby: 'off',
+    // Prepared transactions would be cloned, with their locks and without their owner.
+    max_prepared_transactions: '0',
+    max_logical_replication_workers: input.subscriptionWorkers && subscriptionsPossible(major) ? '4' : '0',
+    restart_after_crash: 'on',
+
+    huge_pages: 'off',
+    ...(major >= 18 && { io_method: 'sync' }),
+
+    shared_preload_libraries: preloadList(spec.preloadLibraries),
+    session_preload_libraries: '',
+    local_preload_libraries: '',
+    dynamic_library_path: '$libdir',
+    ...(major >= 17 && { allow_alter_system: 'off' }),
+    ...(major >= 18 && { extension_control_path: '$system' }),
+
+    // Statements can hold passwords, and details hold rows: neither belongs into a log.
+    logging_collector: 'off',
+    log_destination: 'stderr',
+    log_line_prefix: '%m [%p] ',
+    log_timezone: 'UTC',
+    log_statement: 'none',
+    log_min_duration_statement: '-1',
+    log_min_duration_sample: '-1',
+    log_transaction_sample_rate: '0',
+    log_min_error_statement: 'panic',
+    log_error_verbosity: 'terse',
+    log_parameter_max_length: '0',
+    log_parameter_max_length_on_error: '0',
+    log_duration: 'off',
+    log_checkpoints: 'off',
+    log_autovacuum_min_duration: '-1',
+    debug_print_parse: 'off',
+    debug_print_rewritten: 'off',
+    debug_print_plan: 'off',
+  };
+}
+
+/** Before 16 only superusers create subscriptions, and tenants are none. */
+export function subscriptionsPossible(major: number): boolean {
+  return major >= 16;
+}
+
+function preloadList(libraries: readonly string[]): string {
+  const strange = libraries.find((library) => !isPreloadLibrary(library));
+  if (strange !== undefined) {
+    throw new AppError('unprocessable', `library "${strange}" cannot be preloaded`);
+  }
+  return libraries.join(',');
+}
+
+/** Throws AppError 'unprocessable' for a preload library or a pg_setting that cannot be written. */
+export function postgresqlConf(input: ConfigurationInput): string {
+  const pinned = pinnedSettings(input);
+  const own = Object.entries(input.spec.pgSettings)
+    .map(([name, value]): [string, string] => [name.toLowerCase(), value])
+    .filter(([name]) => !(name in pinned));
+  return [
+    '# Written by Ballast at each start.',
+    ...Object.entries(defaultSettings(input)).map(settingLine),
+    ...own.map(settingLine),
+    ...Object.entries(pinned).map(settingLine),
+    '',
+  ].join('\n');
+}
+
+function settingLine([name, value]: [string, string]): string {
+  // A dot makes a parameter of an extension; includes and anything with other characters never get through.
+  const isName = /^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$/.test(name) && !/^include/.test(name);
+  if (!isName || /[\n\r\0]/.test(value)) {
+    throw new AppError('unprocessable', `invalid value for parameter "${name.slice(0, 63)}"`);
+  }
+  return `${name} = '${value.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`;
+}
+
+/** One way in: the Unix socket, with a secret. Physical replication stays closed; the proxy filters the logical kind. */
+export function pgHbaConf(): string {
+  return ['local replication all reject', 'local all all scram-sha-256', ''].join('\n');
+}
+
+/** Files of the configuration directory by name. */
+export function configurationFiles(input: ConfigurationInput): Record<string, string> {
+  return { 'postgresql.conf': postgresqlConf(input), 'pg_hba.conf': pgHbaConf(), 'pg_ident.conf': '' };
+}
+
+/** After `-D <data directory>`. */
+export function serverArguments(configurationDirectory: string): string[] {
+  const file = (name: string) => `${configurationDirectory}/${name}`;
+  return [
+    ...['-c', `config_file=${file('postgresql.conf')}`],
+    ...['-c', `hba_file=${file('pg_hba.conf')}`],
+    ...['-c', `ident_file=${file('pg_ident.conf')}`],
+  ];
+}

@@ -1,0 +1,190 @@
+/**
+ * Starts one compute, from a timeline at rest to a Postgres that clients may enter.
+ *
+ * A timeline that never ran finishes its recovery here, with nobody inside: subscriptions that came with the clone are
+ * dropped while no worker can run, WAL that was replayed without fsync is made durable (fsync on, checkpoint, and then
+ * storage syncs every file, because that checkpoint forgot what it owed), and only then the record says `none`.
+ * Killed anywhere in between, the next start does the same again.
+ */
+import { rename, stat } from 'node:fs/promises';
+import type { Home } from '../home.ts';
+import { AppError, isAppError } from '../lib/errors.ts';
+import type { Logger } from '../lib/log.ts';
+import { HOST_ROLES_SQL } from '../postgres/hardening.ts';
+import type { InternalSession } from '../postgres/internal-session.ts';
+import { findServer, startServer, stopServer } from '../postgres/server.ts';
+import type { Installations, PostgresInstallation } from '../postgres/types.ts';
+import { archiveCommand } from '../storage/archive.ts';
+import type { Storage, TimelineRecord } from '../storage/types.ts';
+import { Compute, LOG_LIMIT_BYTES } from './compute.ts';
+import type { ConfigurationInput } from './configuration.ts';
+import { configurationFiles, serverArguments, subscriptionsPossible } from './configuration.ts';
+import type { ComputeRecord } from './places.ts';
+import {
+  newSocketDirectory,
+  openSocketDirectory,
+  placesOf,
+  removePlaces,
+  sealSocketDirectory,
+  writeConfiguration,
+  writeRecord,
+} from './places.ts';
+import { dropInheritedSubscriptions } from './subscriptions.ts';
+import type { ComputeSpec } from './types.ts';
+
+export interface StartContext {
+  home: Home;
+  storage: Storage;
+  installations: Installations;
+  /** cloud_admin's. */
+  secret: () => Promise<string>;
+  logger: Logger;
+  nowMs: () => number;
+  hostMemoryBytes: number;
+  fastStopWithinMs: number;
+}
+
+/** Crash recovery and replay count. A server that gives up is noticed at once, so this only ends what hangs. */
+const READY_WITHIN_MS = 300_000;
+const RELOAD_ATTEMPTS = 500;
+
+/** The caller holds the timeline's data directory. */
+export async function startCompute(context: StartContext, spec: ComputeSpec): Promise<Compute> {
+  const timeline = await context.storage.readTimeline(spec.timeline);
+  if (!timeline) throw new AppError('not_found', 'branch not found', { internal: 'no such timeline' });
+  const installation = await context.installations.get(spec.pgVersion);
+  const compute =
+    timeline.recovery === 'none'
+      ? await launch(context, spec, installation, { phase: 'running', subscriptionWorkers: true })
+      : await firstStart(context, spec, installation, timeline);
+  try {
+    await compute.sessions.inPostgres(assertNoHostRoles);
+    await writeRecord(placesOf(context.home, spec.endpointId), recordOf(context, spec, compute.socketDirectory, true));
+  } catch (error) {
+    await compute.stop();
+    throw error;
+  }
+  return compute;
+}
+
+async function assertNoHostRoles(session: InternalSession): Promise<void> {
+  const [row] = await session.query(HOST_ROLES_SQL);
+  if (row?.[0] !== '0') throw new AppError('internal', 'the compute is not safe to run', { internal: 'host roles exist' });
+}
+
+type Phase = Pick<ConfigurationInput, 'phase' | 'subscriptionWorkers'>;
+
+async function firstStart(
+  context: StartContext,
+  spec: ComputeSpec,
+  installation: PostgresInstallation,
+  timeline: TimelineRecord,
+): Promise<Compute> {
+  const subscriptionWorkers = !timeline.suspectSubscriptions;
+  const replays = timeline.recovery === 'replay';
+  const compute = await launch(context, spec, installation, {
+    phase: replays ? 'recovery' : 'running',
+    subscriptionWorkers,
+  });
+  try {
+    if (timeline.suspectSubscriptions) await dropInheritedSubscriptions(compute.sessions);
+    if (replays) {
+      await configure(context, spec, { phase: 'running', subscriptionWorkers });
+      await compute.sessions.inPostgres(syncFromNowOn);
+    }
+    await context.storage.finishRecovery(spec.timeline);
+  } catch (error) {
+    await compute.stop();
+    throw error;
+  }
+  if (subscriptionWorkers || !subscriptionsPossible(spec.pgVersion)) return compute;
+  await compute.stop();
+  return launch(context, spec, installation, { phase: 'running', subscriptionWorkers: true });
+}
+
+/** Resolves when fsync is on and everything that recovery left in memory has been written. */
+async function syncFromNowOn(session: InternalSession): Promise<void> {
+  await session.query('SELECT pg_catalog.pg_reload_conf()');
+  for (let attempt = 0; ; attempt++) {
+    const [row] = await session.query('SHOW fsync');
+    if (row?.[0] === 'on') break;
+    if (attempt === RELOAD_ATTEMPTS) throw new AppError('unavailable', 'Postgres did not take its settings');
+  }
+  await session.query('CHECKPOINT');
+}
+
+async function launch(
+  context: StartContext,
+  spec: ComputeSpec,
+  installation: PostgresInstallation,
+  phase: Phase,
+): Promise<Compute> {
+  const { home, logger, nowMs, fastStopWithinMs } = context;
+  const places = placesOf(home, spec.endpointId);
+  const dataDirectory = context.storage.dataDirectory(spec.timeline);
+  const socketDirectory = newSocketDirectory(home);
+  await stopStray(dataDirectory, logger);
+  try {
+    await Promise.all([
+      configure(context, spec, phase),
+      openSocketDirectory(places.openSocketDirectory, spec.owner),
+      rotateLog(places.log),
+    ]);
+    await writeRecord(places, recordOf(context, spec, socketDirectory, false));
+    const server = await startServer({
+      installation,
+      dataDirectory,
+      owner: spec.owner,
+      args: serverArguments(places.configuration),
+      logFile: places.log,
+      readyWithinMs: READY_WITHIN_MS,
+    });
+    await sealSocketDirectory(places.openSocketDirectory, socketDirectory, spec.owner);
+    const secret = await context.secret();
+    return new Compute({ spec, dataDirectory, places, socketDirectory, server, secret, logger, nowMs, fastStopWithinMs });
+  } catch (error) {
+    await stopStray(dataDirectory, logger);
+    await removePlaces(places, socketDirectory);
+    throw explained(error);
+  }
+}
+
+/** Left by a Ballast that was killed before it could write down what it had started. */
+async function stopStray(dataDirectory: string, logger: Logger): Promise<void> {
+  const stray = await findServer(dataDirectory);
+  if (!stray) return;
+  const how = await stopServer(stray, dataDirectory, { fastWithinMs: 10_000 });
+  logger.warn({ dataDirectory, how }, 'stopped a Postgres that nobody had asked for');
+}
+
+function configure(context: StartContext, spec: ComputeSpec, phase: Phase): Promise<void> {
+  const places = placesOf(context.home, spec.endpointId);
+  const files = configurationFiles({
+    spec,
+    ...phase,
+    socketDirectory: places.openSocketDirectory,
+    archiveCommand: archiveCommand(context.storage.walDirectory(spec.timeline)),
+    hostMemoryBytes: context.hostMemoryBytes,
+  });
+  return writeConfiguration(places.configuration, files, spec.owner);
+}
+
+function recordOf(context: StartContext, spec: ComputeSpec, socketDirectory: string, ready: boolean): ComputeRecord {
+  const dataDirectory = context.storage.dataDirectory(spec.timeline);
+  return { formatVersion: 1, spec, dataDirectory, socketDirectory, ready };
+}
+
+async function rotateLog(log: string): Promise<void> {
+  const stats = await stat(log).catch(() => undefined);
+  if (stats && stats.size > LOG_LIMIT_BYTES) await rename(log, `${log}.1`);
+}
+
+/** A setting that Postgres refuses is the user's to mend, and its own words say how. */
+function explained(error: unknown): unknown {
+  if (!isAppError(error, 'unavailable') || error.internal === undefined) return error;
+  if (!/FATAL: {2}configuration file ".*" contains errors/.test(error.internal)) return error;
+  const complaint = /LOG: {2}(.*parameter ".*)/.exec(error.internal)?.[1];
+  if (complaint === undefined) return error;
+  const message = complaint.replace(/ in file ".*" line \d+/, '');
+  return new AppError('unprocessable', message, { internal: error.internal, cause: error });
+}
