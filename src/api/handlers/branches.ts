@@ -1,0 +1,50 @@
+/**
+ * Handlers of the tag "Branch" that are about branches themselves.
+ */
+import type {
+  CountProjectBranchesData,
+  CountProjectBranchesResponses,
+  CreateProjectBranchData,
+  CreateProjectBranchResponses,
+  DeleteProjectBranchData,
+  DeleteProjectBranchResponses,
+  GetProjectBranchData,
+  GetProjectBranchResponses,
+  ListProjectBranchEndpointsData,
+  ListProjectBranchEndpointsResponses,
+  ListProjectBranchesData,
+  ListProjectBranchesResponses,
+  SetDefaultProjectBranchData,
+  SetDefaultProjectBranchResponses,
+  UpdateProjectBranchData,
+  UpdateProjectBranchResponses,
+} from '@neon/sdk/raw';
+import { handler, type HandlerTable } from '../handler.ts';
+
+export const branchesHandlers: HandlerTable = {
+  listProjectBranches: handler<ListProjectBranchesData, ListProjectBranchesResponses[200]>(
+    (plane, { caller, params, query }) => plane.branches.list(caller, params.project_id, query),
+  ),
+  countProjectBranches: handler<CountProjectBranchesData, CountProjectBranchesResponses[200]>(
+    (plane, { caller, params, query }) => plane.branches.count(caller, params.project_id, query),
+  ),
+  createProjectBranch: handler<CreateProjectBranchData, CreateProjectBranchResponses[201]>(
+    (plane, { caller, params, body }) => plane.branches.create(caller, params.project_id, body),
+  ),
+  getProjectBranch: handler<GetProjectBranchData, GetProjectBranchResponses[200]>((plane, { caller, params }) =>
+    plane.branches.get(caller, params.project_id, params.branch_id),
+  ),
+  updateProjectBranch: handler<UpdateProjectBranchData, UpdateProjectBranchResponses[200]>(
+    (plane, { caller, params, body }) => plane.branches.update(caller, params.project_id, params.branch_id, body),
+  ),
+  deleteProjectBranch: handler<DeleteProjectBranchData, DeleteProjectBranchResponses[200]>(
+    async (plane, { caller, params }) =>
+      (await plane.branches.delete(caller, params.project_id, params.branch_id)) ?? { status: 204 },
+  ),
+  setDefaultProjectBranch: handler<SetDefaultProjectBranchData, SetDefaultProjectBranchResponses[200]>(
+    (plane, { caller, params }) => plane.branches.setDefault(caller, params.project_id, params.branch_id),
+  ),
+  listProjectBranchEndpoints: handler<ListProjectBranchEndpointsData, ListProjectBranchEndpointsResponses[200]>(
+    (plane, { caller, params }) => plane.endpoints.listOfBranch(caller, params.project_id, params.branch_id),
+  ),
+};

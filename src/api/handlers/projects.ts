@@ -1,0 +1,49 @@
+/**
+ * Handlers of the tag "Project".
+ */
+import type {
+  CreateProjectData,
+  CreateProjectResponses,
+  DeleteProjectData,
+  DeleteProjectResponses,
+  GetAvailablePreloadLibrariesData,
+  GetAvailablePreloadLibrariesResponses,
+  GetConnectionUriData,
+  GetConnectionUriResponses,
+  GetProjectData,
+  GetProjectResponses,
+  ListProjectsData,
+  ListProjectsResponses,
+  ListSharedProjectsData,
+  ListSharedProjectsResponses,
+  UpdateProjectData,
+  UpdateProjectResponses,
+} from '@neon/sdk/raw';
+import { handler, type HandlerTable } from '../handler.ts';
+
+export const projectsHandlers: HandlerTable = {
+  listProjects: handler<ListProjectsData, ListProjectsResponses[200]>((plane, { caller, query }) =>
+    plane.projects.list(caller, query),
+  ),
+  listSharedProjects: handler<ListSharedProjectsData, ListSharedProjectsResponses[200]>(async (plane, { caller }) =>
+    plane.projects.listShared(caller),
+  ),
+  createProject: handler<CreateProjectData, CreateProjectResponses[201]>((plane, { caller, body }) =>
+    plane.projects.create(caller, body),
+  ),
+  getProject: handler<GetProjectData, GetProjectResponses[200]>((plane, { caller, params }) =>
+    plane.projects.get(caller, params.project_id),
+  ),
+  updateProject: handler<UpdateProjectData, UpdateProjectResponses[200]>((plane, { caller, params, body }) =>
+    plane.projects.update(caller, params.project_id, body),
+  ),
+  deleteProject: handler<DeleteProjectData, DeleteProjectResponses[200]>((plane, { caller, params }) =>
+    plane.projects.delete(caller, params.project_id),
+  ),
+  getConnectionURI: handler<GetConnectionUriData, GetConnectionUriResponses[200]>((plane, { caller, params, query }) =>
+    plane.connectionUri.get(caller, params.project_id, query),
+  ),
+  getAvailablePreloadLibraries: handler<GetAvailablePreloadLibrariesData, GetAvailablePreloadLibrariesResponses[200]>(
+    (plane, { caller, params }) => plane.projects.preloadLibraries(caller, params.project_id),
+  ),
+};

@@ -1,0 +1,53 @@
+/**
+ * The product's rules, one group per resource. Every method takes the caller and what the API's document says about
+ * the request, and answers in the document's shapes; it throws AppErrors with texts for the client.
+ * Nothing here acts: rows and operations are written, and the runner is poked.
+ */
+import { createApiKeys, type ApiKeys } from './api-keys.ts';
+import { createBranches, type Branches } from './branches.ts';
+import { createConnectionUri, type ConnectionUri } from './connection-uri.ts';
+import type { Context, ControlPlaneDependencies } from './context.ts';
+import { createDatabases, type Databases } from './databases.ts';
+import { createEndpoints, type Endpoints } from './endpoints.ts';
+import { createOperations, type Operations } from './operations.ts';
+import { createOrganizations, type Organizations } from './organizations.ts';
+import { createProjects, type Projects } from './projects.ts';
+import { createRoles, type Roles } from './roles.ts';
+import { createUsers, type Users } from './users.ts';
+
+export interface ControlPlane {
+  apiKeys: ApiKeys;
+  projects: Projects;
+  branches: Branches;
+  endpoints: Endpoints;
+  databases: Databases;
+  roles: Roles;
+  operations: Operations;
+  users: Users;
+  organizations: Organizations;
+  connectionUri: ConnectionUri;
+  /** Writes what is still in memory. Call it before the catalog closes. */
+  close(): Promise<void>;
+}
+
+export function createControlPlane(dependencies: ControlPlaneDependencies): ControlPlane {
+  const context: Context = {
+    ...dependencies,
+    onProjectChanged: (projectId) => dependencies.onProjectChanged?.(projectId),
+    now: () => dependencies.now?.() ?? new Date(),
+  };
+  const apiKeys = createApiKeys(context);
+  return {
+    apiKeys,
+    projects: createProjects(context),
+    branches: createBranches(context),
+    endpoints: createEndpoints(context),
+    databases: createDatabases(context),
+    roles: createRoles(context),
+    operations: createOperations(context),
+    users: createUsers(context),
+    organizations: createOrganizations(context),
+    connectionUri: createConnectionUri(context),
+    close: () => apiKeys.close(),
+  };
+}
