@@ -76,8 +76,8 @@ export async function createStorage(options: StorageOptions): Promise<Storage> {
     finishRecovery: (timeline) => finishRecovery(state, timeline),
     afterSuspend: (timeline) => restWork(state, timeline),
     size: (timeline) => measureSize(layoutOf(timeline)),
-    poolStatus: state.pool.status,
-    assertRoomForTimeline: state.pool.assertRoom,
+    poolStatus: () => state.pool.status(),
+    assertRoomForTimeline: () => state.pool.assertRoom(),
     listTimelines: () => listTimelines(state),
     removeGarbage: (paths) => removeGarbage(state, paths),
   };
@@ -94,8 +94,8 @@ async function open(options: StorageOptions): Promise<State> {
     secret: (await readFile(path.join(options.home.secrets, 'cloud-admin'), 'utf8')).trim(),
     durable,
     logger: options.logger,
-    makeDataDirectory: pool.driver.makeDirectory,
-    removeDirectory: pool.driver.remove,
+    makeDataDirectory: (directory) => pool.driver.makeDirectory(directory),
+    removeDirectory: (directory) => pool.driver.remove(directory),
   });
   const discard = (directory: string) => discardTo(layout, pool, durable, directory);
   const context = { driver: pool.driver, durable, templates, now, discard, baseLocks: new KeyLock() };

@@ -1,0 +1,167 @@
+/**
+ * Storage with a hand-driven Postgres, for tests of the engine below compute: starts and stops servers on timelines
+ * the way a compute does, first start included, and answers for them as LivePostgres.
+ */
+import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import pg from 'pg';
+import { silentLogger } from '../../src/lib/log.ts';
+import { createInstallations } from '../../src/postgres/installations.ts';
+import { openInternalSession } from '../../src/postgres/internal-session.ts';
+import { startServer, stopServer } from '../../src/postgres/server.ts';
+import type { ServerProcess } from '../../src/postgres/server.ts';
+import { archiveCommand } from '../../src/storage/archive.ts';
+import { createStorage } from '../../src/storage/storage.ts';
+import type { StorageOptions } from '../../src/storage/storage.ts';
+import type { FileOwner, LivePostgres, Storage, TimelineRecord, TimelineRef } from '../../src/storage/types.ts';
+
+const SECRET = 'a secret of tests';
+export const MAJOR = 17;
+export const PROJECT = 'quiet-river-12345678';
+
+export interface Engine {
+  storage: Storage;
+  owner: FileOwner | undefined;
+  /** Starts the timeline's Postgres; finishes its recovery when it is the first start. */
+  start(branchId: string, settings?: Record<string, string>): Promise<void>;
+  stop(branchId: string, how?: 'fast' | 'kill'): Promise<void>;
+  sql(branchId: string, statement: string): Promise<(string | null)[][]>;
+  client(branchId: string): Promise<pg.Client>;
+  root(branchId: string): Promise<TimelineRecord>;
+  child(branchId: string, parentBranchId: string): Promise<TimelineRecord>;
+  close(): Promise<void>;
+}
+
+export interface EngineOptions {
+  pool: string;
+  major?: number;
+  packages?: string;
+  /** Share one private installation tree between engines: it takes most of the time. */
+  shared?: string;
+  storage?: Partial<StorageOptions>;
+}
+
+interface Running {
+  server: ServerProcess;
+  sockets: string;
+}
+
+export const ref = (branchId: string): TimelineRef => ({ projectId: PROJECT, branchId });
+
+export async function makeEngine(options: EngineOptions): Promise<Engine> {
+  const major = options.major ?? MAJOR;
+  const home = await mkdtemp(path.join(os.tmpdir(), 'ballast-engine-'));
+  await chmod(home, 0o711);
+  const secrets = path.join(home, 'secrets');
+  await mkdir(secrets);
+  await writeFile(path.join(secrets, 'cloud-admin'), SECRET);
+  const logger = silentLogger();
+  const installations = createInstallations({
+    home: { postgres: options.shared ?? path.join(home, 'postgres') },
+    config: { postgresPackages: options.packages ?? process.env['BALLAST_POSTGRES_PACKAGES'] ?? path.join(home, 'packages') },
+    logger,
+    prepareExtensions: async () => undefined,
+  });
+  const running = new Map<string, Running>();
+  const login = (branchId: string) => {
+    const found = running.get(branchId);
+    if (!found) throw new Error(`${branchId} does not run`);
+    return { socketDirectory: found.sockets, port: 5432, database: 'postgres', secret: SECRET, major };
+  };
+  const storage = await createStorage({
+    home: { pool: options.pool, secrets },
+    installations,
+    logger,
+    findLivePostgres: ({ branchId }) => (running.has(branchId) ? livePostgres(() => login(branchId)) : undefined),
+    ...options.storage,
+  });
+  const owner = process.getuid?.() === 0 ? { uid: 712_345, gid: 712_345 } : undefined;
+
+  const launch = async (branchId: string, settings: Record<string, string>): Promise<Running> => {
+    const sockets = await mkdtemp(path.join(os.tmpdir(), 'bs-'));
+    await chmod(sockets, 0o777);
+    const all: Record<string, string> = {
+      unix_socket_directories: sockets,
+      shared_buffers: '16MB',
+      archive_mode: 'on',
+      archive_command: archiveCommand(storage.walDirectory(ref(branchId))),
+      hot_standby: 'off',
+      ...settings,
+    };
+    const server = await startServer({
+      installation: await installations.get(major),
+      dataDirectory: storage.dataDirectory(ref(branchId)),
+      owner,
+      args: Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value}`]),
+      logFile: path.join(home, `${branchId}.log`),
+      readyWithinMs: 30_000,
+    });
+    return { server, sockets };
+  };
+
+  const halt = async (branchId: string, how: 'fast' | 'kill') => {
+    const found = running.get(branchId);
+    if (!found) return;
+    running.delete(branchId);
+    const dataDirectory = storage.dataDirectory(ref(branchId));
+    if (how === 'kill') {
+      process.kill(-found.server.pid, 'SIGKILL');
+      await found.server.exited;
+    } else await stopServer(found.server, dataDirectory, { fastWithinMs: 20_000 });
+    await rm(found.sockets, { recursive: true, force: true });
+  };
+
+  const engine: Engine = {
+    storage,
+    owner,
+    start: (branchId, settings = {}) =>
+      storage.withDataDirectory(ref(branchId), async () => {
+        const record = await storage.readTimeline(ref(branchId));
+        const fsync = record?.recovery === 'replay' ? { fsync: 'off' } : undefined;
+        running.set(branchId, await launch(branchId, { ...settings, ...fsync }));
+        if (fsync) {
+          const session = await openInternalSession(login(branchId));
+          await session.query('CHECKPOINT');
+          await session.close();
+        }
+        await storage.finishRecovery(ref(branchId));
+      }),
+    stop: (branchId, how = 'fast') => storage.withDataDirectory(ref(branchId), () => halt(branchId, how)),
+    sql: async (branchId, statement) => {
+      const session = await openInternalSession(login(branchId));
+      try {
+        return await session.query(statement);
+      } finally {
+        await session.close();
+      }
+    },
+    client: async (branchId) => {
+      const { socketDirectory, port, database, secret } = login(branchId);
+      const client = new pg.Client({ host: socketDirectory, port, database, user: 'cloud_admin', password: secret });
+      client.on('error', () => undefined);
+      await client.connect();
+      return client;
+    },
+    root: (branchId) => storage.createRootTimeline({ ...ref(branchId), pgVersion: major, owner }),
+    child: (branchId, parentBranchId) =>
+      storage.createChildTimeline({ ...ref(branchId), parentBranchId, owner, point: { kind: 'head' } }),
+    close: async () => {
+      for (const branchId of running.keys()) await halt(branchId, 'kill');
+      await rm(home, { recursive: true, force: true });
+    },
+  };
+  return engine;
+}
+
+function livePostgres(login: () => Parameters<typeof openInternalSession>[0]): LivePostgres {
+  const session: LivePostgres['session'] = async (work) => {
+    const opened = await openInternalSession(login());
+    try {
+      return await work((sql) => opened.query(sql));
+    } finally {
+      await opened.close();
+    }
+  };
+  return { query: (sql) => session((query) => query(sql)), session };
+}
