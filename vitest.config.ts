@@ -12,7 +12,7 @@ export default defineConfig({
     pool: 'forks',
     maxWorkers: 2,
     // Names the tests that were skipped; with BALLAST_CI=1 they count as failures.
-    reporters: ['default', './scripts/skipped-reporter.mjs'],
+    reporters: ['default', './scripts/summary-reporter.mjs'],
     projects: [
       {
         extends: true,

@@ -2,8 +2,9 @@
  * What `npm start`, `npm test`, `npm run bench` and `npm run ballast` call: sees to packages and build, then runs.
  * Works on a fresh clone with nothing but Node and npm; asks nothing.
  */
+import { rmSync } from 'node:fs';
 import path from 'node:path';
-import { ROOT, SetupError, checkNode, ensureBuilt, ensureInstalled, run } from './setup.mjs';
+import { ROOT, SUMMARY_FILE, SetupError, checkNode, ensureBuilt, ensureInstalled, readJson, run } from './setup.mjs';
 
 const commands = { start, test, bench, ballast };
 
@@ -57,9 +58,17 @@ async function test(args) {
     failed.push('build');
   }
   process.stdout.write(failed.length === 0 ? '== tests\n' : `== tests (failed so far: ${failed.join(', ')})\n`);
+  rmSync(SUMMARY_FILE, { force: true });
   const status = await run(bin('vitest'), ['run', ...args]);
   if (failed.length > 0) process.stdout.write(`failed: ${failed.join(', ')} (messages above)\n`);
+  if (process.env.BALLAST_CI === '1') printCounts(failed.length);
   return status !== 0 ? status : failed.length > 0 ? 1 : 0;
+}
+
+/** The last line in CI. A check that failed counts as one; so does a test run that ended without counts. */
+function printCounts(failedChecks) {
+  const counts = readJson(SUMMARY_FILE) ?? { passed: 0, failed: 1 };
+  process.stdout.write(`${counts.passed} passed, ${counts.failed + failedChecks} failed\n`);
 }
 
 function bin(program) {

@@ -15,6 +15,8 @@ import { fileURLToPath } from 'node:url';
 
 export const ROOT = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
 const CACHE = path.join(ROOT, '.cache');
+/** Counts of the latest test run, for run.mjs. */
+export const SUMMARY_FILE = path.join(CACHE, 'test-summary.json');
 const DIST = path.join(ROOT, 'dist');
 const BUILD_HASH = path.join(DIST, '.build-hash');
 /** What dist/ is made from. */
@@ -197,7 +199,7 @@ function readText(file) {
   }
 }
 
-function readJson(file) {
+export function readJson(file) {
   const text = readText(file);
   try {
     return text === undefined ? undefined : JSON.parse(text);

@@ -28,7 +28,15 @@ export interface HomeOptions {
 const ENGINE = ['pool', 'catalog', 'run', 'postgres'] as const;
 /** Only Ballast itself enters these. */
 const PRIVATE = ['secrets', 'tls', 'log'] as const;
-const KNOWN_NAMES = new Set<string>([...ENGINE, ...PRIVATE, 'api-key', 'postgres-packages', 'lost+found']);
+const KNOWN_NAMES = new Set<string>([
+  ...ENGINE,
+  ...PRIVATE,
+  'api-key',
+  'postgres-packages',
+  'pool.img',
+  'pool.image.json',
+  'lost+found',
+]);
 const DEFAULT_SHARED_DIRECTORY = '/var/lib/ballast';
 const CLOUD_ADMIN_BYTES = 32;
 const SEAL_KEY_BYTES = 32;

@@ -11,8 +11,6 @@ import type { PoolStatus } from '../storage/types.ts';
 import { existingAncestor } from './doctor-files.ts';
 import type { DoctorContext, Finding } from './finding.ts';
 
-const CREATE_POOL = 'ballast pool create --fs xfs --size 20G';
-
 export async function checkCloning(context: DoctorContext): Promise<Finding[]> {
   const name = 'copy-on-write';
   const directory = await existingAncestor(context.home.pool);
@@ -30,7 +28,7 @@ export async function checkCloning(context: DoctorContext): Promise<Finding[]> {
   const { cloneMode, fileSystem } = found;
   if (cloneMode !== 'copy') return [{ name, level: 'ok', text: `${cloneMode} on ${fileSystem}: branches are instant` }];
   const text = `${fileSystem} at ${directory} cannot clone files: each branch is a full copy`;
-  return [{ name, level: 'warn', text, fix: await copyFix(context.uid) }];
+  return [{ name, level: 'warn', text, fix: await copyFix(context) }];
 }
 
 /** Opens a pool of its own in a temporary directory on the same file system, which probes as a start would. */
@@ -48,11 +46,12 @@ async function probe(directory: string): Promise<PoolStatus | undefined> {
   }
 }
 
-async function copyFix(uid: number): Promise<string> {
+async function copyFix({ uid, home }: DoctorContext): Promise<string> {
   if (process.platform !== 'linux') return 'ballast start --pool <directory on APFS>';
-  const install = (await canRun('mkfs.xfs')) ? '' : 'apt-get install xfsprogs && ';
-  const before = uid === 0 ? '' : 'sudo ';
-  return `${before}sh -c '${install}${CREATE_POOL}', or ballast start --pool <directory on XFS or btrfs>`;
+  const steps = (await canRun('mkfs.xfs')) ? [] : ['apt-get install xfsprogs'];
+  steps.push(`ballast pool create --size 20G --data-dir ${home.dataDir}`);
+  const commands = steps.map((step) => (uid === 0 ? step : `sudo ${step}`)).join(' && ');
+  return `${commands}   (or keep it on XFS or btrfs: ballast start --pool <directory>)`;
 }
 
 /** Only of interest where a pool image could be made. */

@@ -9,7 +9,7 @@ import { AppError } from '../lib/errors.ts';
 import { runDoctor } from './doctor.ts';
 import { printEnvironment } from './env.ts';
 import { createKey, listKeys, revokeKey } from './keys.ts';
-import { createPool, removePool } from './pool.ts';
+import { createPool, mountPool, removePool } from './pool.ts';
 import type { PoolCreateOptions } from './pool.ts';
 import { installPostgres, listPostgres } from './postgres.ts';
 import { CommandError, printProblem } from './print.ts';
@@ -90,6 +90,9 @@ function addPool(pool: Command): void {
     .action(async (options: PoolCreateOptions, command: Command) =>
       createPool(configOf(command, process.env), options),
     );
+  addSettings(pool.command('mount'), ['dataDir', 'pool'])
+    .description('mount the file again, as after a reboot (needs root)')
+    .action(async (_options, command: Command) => mountPool(configOf(command, process.env)));
   addSettings(pool.command('remove'), ['dataDir', 'pool', 'computeUidBase'])
     .description('unmount the pool and delete its file (needs root)')
     .option('--force', 'even when there are projects on it', false)

@@ -1,12 +1,16 @@
 /**
- * `ballast pool create|remove`: a pool on an XFS or btrfs file system inside a file, so that branches are instant on
- * machines whose disks cannot clone files. Needs root and loop devices.
+ * `ballast pool create|mount|remove`: a pool on an XFS or btrfs file system inside a file, so that branches are instant
+ * on machines whose disks cannot clone files. Needs root and loop devices.
+ *
+ * A data directory of an ordinary user gets a pool that belongs to that user. `ballast start` as root mounts the image
+ * again after a reboot; for an ordinary user `sudo ballast pool mount` does.
  */
-import { readdir } from 'node:fs/promises';
+import { chmod, chown, readdir, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import type { Config } from '../config.ts';
-import { prepareHome } from '../home-prepare.ts';
-import { createPoolImage, removePoolImage } from '../storage/pool-image.ts';
+import { locateHome, prepareHome } from '../home-prepare.ts';
+import type { Home } from '../home.ts';
+import { createPoolImage, mountRememberedImage, removePoolImage } from '../storage/pool-image.ts';
 import { CommandError, formatBytes, parseBytes, print } from './print.ts';
 import { readRunning } from './running.ts';
 
@@ -18,31 +22,42 @@ export interface PoolCreateOptions {
 }
 
 const MINIMUM_BYTES = 512 * 1024 ** 2;
+/** What the first start puts into a pool; it can be made again. */
+const REPLACEABLE = new Set(['template', 'trash', 'reserve', 'lost+found']);
 
 export async function createPool(config: Config, options: PoolCreateOptions): Promise<void> {
   if (options.fs !== 'xfs' && options.fs !== 'btrfs') throw new CommandError('--fs must be xfs or btrfs');
   const sizeBytes = parseBytes(options.size);
   if (sizeBytes < MINIMUM_BYTES) throw new CommandError(`--size must be at least ${formatBytes(MINIMUM_BYTES)}`);
   assertRoot('create');
-  const home = await prepareHome(config);
+  const { home, owner } = await homeOfOwner(config);
   await assertStopped(home);
-  const found = (await readdir(home.pool)).filter((name) => name !== 'lost+found');
-  if (found.length > 0) {
-    throw new CommandError(`${home.pool} is not empty (${found[0]!}): a pool is made before the first project`);
-  }
+  await emptyPool(home.pool);
   const imageFile = path.resolve(options.file ?? path.join(home.dataDir, 'pool.img'));
   await createPoolImage({ fs: options.fs, sizeBytes, imageFile, mountPoint: home.pool });
-  // The new file system's root has a mode of its own.
-  await prepareHome(config);
+  if (owner === 0) await prepareHome(config);
+  else await giveTo(owner, home.pool);
   print(`Pool on ${options.fs}, ${formatBytes(sizeBytes)} in ${imageFile}, mounted on ${home.pool}`);
-  print('`ballast start` mounts it again after a reboot.');
+  print(
+    owner === 0
+      ? '`ballast start` mounts it again after a reboot.'
+      : `After a reboot: \`sudo ballast pool mount --data-dir ${home.dataDir}\``,
+  );
+}
+
+export async function mountPool(config: Config): Promise<void> {
+  assertRoot('mount');
+  const { pool } = await locateHome(config);
+  if (!(await mountRememberedImage(pool))) throw new CommandError(`${pool} has no image (see \`ballast pool create\`)`);
+  print(`${pool} is mounted`);
 }
 
 export async function removePool(config: Config, options: { force: boolean }): Promise<void> {
   assertRoot('remove');
-  const home = await prepareHome(config);
+  const home = await locateHome(config);
   await assertStopped(home);
-  const projects = (await readdir(home.pool)).filter((name) => /^[a-z]+-[a-z]+-\d+$/.test(name));
+  const names = await readdir(home.pool).catch((): string[] => []);
+  const projects = names.filter((name) => !REPLACEABLE.has(name));
   if (projects.length > 0 && !options.force) {
     throw new CommandError(`${home.pool} holds the data of ${projects.length} projects; --force removes it for ever`);
   }
@@ -50,11 +65,32 @@ export async function removePool(config: Config, options: { force: boolean }): P
   print(`Removed the pool that was mounted on ${home.pool}`);
 }
 
+/** Root prepares its own data directory; somebody else's is taken as that user's first start left it. */
+async function homeOfOwner(config: Config): Promise<{ home: Home; owner: number }> {
+  const found = await stat(config.dataDir).catch(() => undefined);
+  const owner = found?.uid ?? 0;
+  return { owner, home: owner === 0 ? await prepareHome(config) : await locateHome(config, { uid: owner }) };
+}
+
+async function emptyPool(pool: string): Promise<void> {
+  const names = await readdir(pool).catch((): string[] => []);
+  const kept = names.find((name) => !REPLACEABLE.has(name));
+  if (kept !== undefined) {
+    throw new CommandError(`${pool} holds data already (${kept}): make the pool before the first project`);
+  }
+  for (const name of names) await rm(path.join(pool, name), { recursive: true });
+}
+
+async function giveTo(owner: number, pool: string): Promise<void> {
+  for (const place of [pool, `${pool}.image.json`]) await chown(place, owner, owner);
+  await chmod(pool, 0o700);
+}
+
 function assertRoot(verb: string): void {
   if (process.getuid!() !== 0) throw new CommandError(`pool ${verb} mounts file systems and needs root: use sudo`);
 }
 
-async function assertStopped(home: Parameters<typeof readRunning>[0]): Promise<void> {
+async function assertStopped(home: Home): Promise<void> {
   const running = await readRunning(home);
   if (running !== undefined) throw new CommandError(`Ballast runs on it (pid ${running.pid}); stop it first`);
 }
