@@ -20,11 +20,13 @@ export async function printEnvironment(home: Home, options: { json: boolean }): 
   const variables: Record<string, string> = {
     NEON_API_HOST: running.apiUrl,
     NEON_API_KEY: await readKey(home),
-    ...(hasCa && { NODE_EXTRA_CA_CERTS: caFile, PGSSLROOTCERT: caFile }),
+    ...(hasCa && { NODE_EXTRA_CA_CERTS: caFile }),
   };
   if (options.json) return printJson(variables);
   for (const [name, value] of Object.entries(variables)) print(`export ${name}=${quote(value)}`);
   print(`# SDKs take the address as an argument: baseUrl ${running.apiUrl}`);
+  // Not exported: it would apply to every server that this shell's psql talks to.
+  if (hasCa) print(`# psql verifies with PGSSLROOTCERT=${quote(caFile)} and sslmode=verify-full`);
   print(`# Postgres answers on ${running.pgHost}:${running.pgPort}; connection URIs come from the API`);
 }
 

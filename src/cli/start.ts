@@ -56,11 +56,12 @@ async function mountPoolImage(config: Config): Promise<void> {
 }
 
 async function serve(config: Config, home: Home, log: TerminalLog, stopSignal: StopSignal): Promise<number> {
-  const starting = startBallast(config, { logger: log.logger, onReady: () => undefined });
+  const starting = startBallast(config, { logger: log.logger });
   const givenUp = stopSignal.second.then(() => {
     throw new CommandError('gave up while starting');
   });
   const running = await Promise.race([starting, givenUp]).catch((error: unknown) => {
+    log.quiet();
     log.logger.error({ err: error }, 'start failed');
     throw error instanceof AppError
       ? new CommandError(`${error.message} (more in ${log.file})`, { cause: error })

@@ -13,6 +13,8 @@ import type { Logger } from '../lib/log.ts';
 export interface TerminalLog {
   logger: Logger;
   file: string;
+  /** From now on only the file gets lines: the terminal is told otherwise. */
+  quiet(): void;
   /** Opens the file anew, as after logrotate moved it. */
   reopen(): void;
   /** Sets the file aside when it has become large. */
@@ -36,7 +38,8 @@ export function openTerminalLog(home: Home, level: string, warn: (line: string) 
   const file = path.join(home.log, 'ballast.log');
   setAsideWhenLarge(file);
   const destination = pino.destination({ dest: file, sync: false, mode: 0o600 });
-  const terminal = { write: (line: string) => warn(formatLogLine(line)) };
+  let isQuiet = false;
+  const terminal = { write: (line: string) => void (isQuiet || warn(formatLogLine(line))) };
   const streams = pino.multistream([
     { level: 'trace', stream: destination },
     { level: 'warn', stream: terminal },
@@ -44,6 +47,7 @@ export function openTerminalLog(home: Home, level: string, warn: (line: string) 
   return {
     logger: createLogger({ level, destination: streams }),
     file,
+    quiet: () => void (isQuiet = true),
     reopen: () => destination.reopen(),
     rotate: () => {
       if (setAsideWhenLarge(file)) destination.reopen();

@@ -15,10 +15,25 @@ export function createLogger(options: { level: string; file?: string; destinatio
     {
       level: options.level,
       base: null,
+      serializers: { err: describeError },
       redact: { paths: SECRET_FIELDS.flatMap((field) => [field, `*.${field}`]), censor: '[redacted]' },
     },
     options.destination ?? pino.destination({ dest: options.file ?? 2, sync: false, mkdir: true }),
   );
+}
+
+/** What is worth knowing of an error. Libraries hang whole clients on theirs, with all that those know. */
+function describeError(error: unknown): unknown {
+  if (!(error instanceof Error)) return error;
+  const { code, internal, detail } = error as { code?: unknown; internal?: unknown; detail?: unknown };
+  return {
+    message: error.message,
+    stack: error.stack,
+    ...(code !== undefined && code !== '' && { code }),
+    ...(internal !== undefined && { internal }),
+    ...(detail !== undefined && { detail }),
+    ...(error.cause !== undefined && { cause: describeError(error.cause) }),
+  };
 }
 
 /** For tests and for callers that have nothing to say. */
