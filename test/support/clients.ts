@@ -54,7 +54,7 @@ export function neonCli(ballast: Ballast, key = ballast.api.apiKey) {
   };
   const cli = path.join(REPOSITORY, 'node_modules/neon/dist/cli.js');
   const raw = (args: readonly string[]) =>
-    runProgram(process.execPath, [cli, ...args, '--no-analytics', '--no-color'], { env, cwd: ballast.root });
+    runProgram(process.execPath, [cli, '--no-analytics', '--no-color', ...args], { env, cwd: ballast.root });
   /** Output of a command that must succeed, parsed. */
   const json = async <T = any>(args: readonly string[]): Promise<T> => {
     const ran = await raw([...args, '--output', 'json']);
