@@ -35,10 +35,17 @@ import { newBranchId } from '../lib/ids.ts';
 import type { NewOperation } from '../operations/types.ts';
 import { listBranches, type BranchListQuery, type BranchListAnswer } from './branch-list.ts';
 import type { Caller } from './caller.ts';
-import { changeProject, readProject, type Context, type PreloadLibraryFacts } from './context.ts';
+import { changeProject, readProject, type Context } from './context.ts';
 import { planEndpoint } from './endpoint-rules.ts';
-import { librariesFor, readWriteEndpointExists } from './endpoints.ts';
-import { branchNotFound, invalidRequest, notImplemented, unprocessable, withDetails } from './errors.ts';
+import { readWriteEndpointExists } from './endpoints.ts';
+import {
+  branchNotFound,
+  conflictingOperations,
+  invalidRequest,
+  notImplemented,
+  unprocessable,
+  withDetails,
+} from './errors.ts';
 import { LIMITS } from './limits.ts';
 import { validateDisplayName } from './names.ts';
 import { makePassword, type RolePassword } from './passwords.ts';
@@ -106,8 +113,7 @@ export function createBranches(context: Context): Branches {
 async function create(context: Context, caller: Caller, projectId: string, body: CreateBody) {
   const asked = body.branch ?? {};
   refuseWhatIsMissing(asked);
-  const { pgVersion, storePasswords } = await readProject(context, caller, projectId);
-  const libraries = await librariesFor(context, body.endpoints?.[0]?.settings, pgVersion);
+  const { storePasswords } = await readProject(context, caller, projectId);
   await context.assertRoomForTimeline();
   // Passwords are costly to make, so they are made before the project is locked, one for each role of the parent.
   const parent = await findParent(context.catalog, projectId, asked.parent_id);
@@ -115,7 +121,7 @@ async function create(context: Context, caller: Caller, projectId: string, body:
     ? await makePasswords(context, parent.id, storePasswords)
     : new Map<string, never>();
   return changeProject(context, caller, projectId, async (tx, project) => {
-    const made = await insertAll(context, tx, caller, project, { body, passwords, libraries });
+    const made = await insertAll(context, tx, caller, project, { body, passwords });
     return presentCreated(context, project, made);
   });
 }
@@ -143,6 +149,12 @@ async function findParent(db: Queryable, projectId: string, id: string | undefin
   return parent;
 }
 
+/** A parent that is still being made answers 423, which is safe to repeat; one that could not be made never will be. */
+function assertBranchable(parent: BranchRow): void {
+  if (parent.currentState !== 'init') return;
+  throw parent.pendingState === null ? unprocessable('branch not ready yet') : conflictingOperations();
+}
+
 async function makePasswords(context: Context, branchId: string, stored: boolean): Promise<Map<string, RolePassword>> {
   const roles = await listRoles(context.catalog, branchId);
   return new Map(
@@ -163,10 +175,11 @@ async function insertAll(
   tx: Queryable,
   caller: Caller,
   project: ProjectRow,
-  plan: { body: CreateBody; passwords: Map<string, RolePassword>; libraries: readonly PreloadLibraryFacts[] },
+  plan: { body: CreateBody; passwords: Map<string, RolePassword> },
 ): Promise<Made> {
   const asked = plan.body.branch ?? {};
   const parent = await findParent(tx, project.id, asked.parent_id);
+  assertBranchable(parent);
   if ((await countBranches(tx, project.id, undefined)) >= LIMITS.branchesPerProject) {
     throw unprocessable('branches limit exceeded', {}, 'BRANCHES_LIMIT_EXCEEDED');
   }
@@ -184,7 +197,7 @@ async function insertAll(
   });
   const options = plan.body.endpoints ?? [];
   if (options.length > 1) throw readWriteEndpointExists();
-  const endpoint = options[0] && (await insertEndpoint(tx, planEndpoint(project, id, options[0], plan.libraries)));
+  const endpoint = options[0] && (await insertEndpoint(tx, planEndpoint(project, id, options[0])));
   let roles = await copyRoles(tx, parent.id, id);
   if (parent.protected) roles = await giveOwnPasswords(context, tx, project, roles, plan.passwords);
   const databases = await copyDatabases(tx, parent.id, id);

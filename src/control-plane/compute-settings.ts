@@ -78,13 +78,14 @@ export function resolveEndpointSettings(
   asked: EndpointSettingsData,
   present: EndpointSettingsData,
   pgVersion: number,
-  libraries: readonly PreloadLibraryFacts[],
 ): EndpointSettingsData {
   refusePgbouncerSettings(asked.pgbouncer_settings);
+  if (asked.preload_libraries) {
+    throw notImplemented('preload_libraries of a single endpoint (set it in the settings of the project)');
+  }
   return {
     ...present,
     ...(asked.pg_settings && { pg_settings: validatePgSettings(asked.pg_settings, pgVersion) }),
-    ...(asked.preload_libraries && { preload_libraries: validatePreload(asked.preload_libraries, libraries) }),
   };
 }
 

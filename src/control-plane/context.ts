@@ -19,7 +19,7 @@ export interface ControlPlaneConfig {
   pgPort: number;
   /** The machine that gets new projects. */
   nodeId: string;
-  /** Whether `*.<domain>` resolves on this machine; only asked for domains below `localhost`. */
+  /** Whether `*.<domain>` resolves on this machine; only asked for the domain `localhost`. */
   namesResolve: boolean;
 }
 

@@ -8,7 +8,6 @@ import type { EndpointRow, JsonObject, ProjectRow } from '../catalog/types.ts';
 import { newEndpointId } from '../lib/ids.ts';
 import type { NewOperation } from '../operations/types.ts';
 import { resolveComputeSize, resolveEndpointSettings, validateSuspendTimeout } from './compute-settings.ts';
-import type { PreloadLibraryFacts } from './context.ts';
 import { notImplemented } from './errors.ts';
 import { validateDisplayName } from './names.ts';
 
@@ -24,12 +23,7 @@ export function isAwake(endpoint: Pick<EndpointRow, 'currentState' | 'pendingSta
  * A new endpoint with everything that the request leaves to the project's defaults. The defaults are copied, so that
  * later changes of them touch new endpoints only. Throws 'invalid' or 'not_implemented'.
  */
-export function planEndpoint(
-  project: ProjectRow,
-  branchId: string,
-  asked: EndpointOptions,
-  libraries: readonly PreloadLibraryFacts[],
-): NewEndpoint {
+export function planEndpoint(project: ProjectRow, branchId: string, asked: EndpointOptions): NewEndpoint {
   if (asked.type !== 'read_write') throw notImplemented('an endpoint of type read_only');
   const defaults = project.defaultEndpointSettings as {
     autoscaling_limit_min_cu: number;
@@ -54,7 +48,7 @@ export function planEndpoint(
     autoscalingLimitMaxCu: size.maxCu,
     suspendTimeoutSeconds: validateSuspendTimeout(asked.suspend_timeout_seconds ?? defaults.suspend_timeout_seconds),
     settings: (asked.settings
-      ? resolveEndpointSettings(asked.settings, presetSettings, project.pgVersion, libraries)
+      ? resolveEndpointSettings(asked.settings, presetSettings, project.pgVersion)
       : presetSettings) as JsonObject,
     poolerEnabled: asked.pooler_enabled ?? false,
     disabled,

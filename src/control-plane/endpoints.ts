@@ -30,7 +30,7 @@ import type { EndpointRow, JsonObject, OperationRow, ProjectRow, Queryable } fro
 import type { AppError } from '../lib/errors.ts';
 import type { Caller } from './caller.ts';
 import { resolveComputeSize, resolveEndpointSettings, validateSuspendTimeout } from './compute-settings.ts';
-import { changeProject, readProject, type Context, type PreloadLibraryFacts } from './context.ts';
+import { changeProject, readProject, type Context } from './context.ts';
 import { isAwake, planEndpoint } from './endpoint-rules.ts';
 import { branchNotFound, endpointNotFound, invalidRequest, notImplemented, unprocessable } from './errors.ts';
 import { validateDisplayName } from './names.ts';
@@ -143,15 +143,13 @@ function append(
 
 async function create(context: Context, caller: Caller, projectId: string, body: EndpointCreateRequest) {
   const asked = body.endpoint;
-  const { pgVersion } = await readProject(context, caller, projectId);
-  const libraries = await librariesFor(context, asked.settings, pgVersion);
   return changeProject(context, caller, projectId, async (tx, project) => {
     const branch = await findBranch(tx, projectId, asked.branch_id);
     if (!branch) throw branchNotFound();
     if (asked.region_id !== undefined && asked.region_id !== project.regionId) {
       throw invalidRequest('an endpoint is in the region of its project', { region_id: project.regionId });
     }
-    const plan = planEndpoint(project, branch.id, asked, libraries);
+    const plan = planEndpoint(project, branch.id, asked);
     if (await lockReadWriteEndpoint(tx, branch.id)) throw readWriteEndpointExists();
     const row = await insertEndpoint(tx, plan);
     return present(context, project, {
@@ -173,13 +171,11 @@ async function update(
   body: EndpointUpdateRequest,
 ): Promise<Changed> {
   const asked = body.endpoint;
-  const { pgVersion } = await readProject(context, caller, projectId);
-  const libraries = await librariesFor(context, asked.settings, pgVersion);
   return changeEndpoint(context)(caller, projectId, id, async (tx, endpoint, project) => {
     if (asked.branch_id !== undefined && asked.branch_id !== endpoint.branchId) {
       throw notImplemented('moving an endpoint to another branch');
     }
-    const changes = planChanges(asked, endpoint, project, libraries);
+    const changes = planChanges(asked, endpoint, project);
     const row = await updateEndpoint(tx, id, changes);
     if (!isAwake(endpoint)) return { row, operations: [] };
     if (changes.disabled) {
@@ -197,7 +193,6 @@ function planChanges(
   asked: EndpointUpdateRequest['endpoint'],
   endpoint: EndpointRow,
   project: ProjectRow,
-  libraries: readonly PreloadLibraryFacts[],
 ): EndpointChanges {
   const present = { minCu: endpoint.autoscalingLimitMinCu, maxCu: endpoint.autoscalingLimitMaxCu };
   const size = resolveComputeSize(asked, present);
@@ -207,7 +202,7 @@ function planChanges(
     autoscalingLimitMaxCu: size.maxCu,
     suspendTimeoutSeconds: validateSuspendTimeout(asked.suspend_timeout_seconds ?? endpoint.suspendTimeoutSeconds),
     settings: (asked.settings
-      ? resolveEndpointSettings(asked.settings, endpoint.settings as EndpointSettingsData, project.pgVersion, libraries)
+      ? resolveEndpointSettings(asked.settings, endpoint.settings as EndpointSettingsData, project.pgVersion)
       : endpoint.settings) as JsonObject,
     poolerEnabled: asked.pooler_enabled ?? endpoint.poolerEnabled,
     disabled: asked.disabled ?? endpoint.disabled,
@@ -237,12 +232,4 @@ async function remove(context: Context, caller: Caller, projectId: string, id: s
 
 function assertEnabled(endpoint: EndpointRow): void {
   if (endpoint.disabled) throw unprocessable('endpoint is disabled');
-}
-
-export async function librariesFor(
-  context: Context,
-  settings: EndpointSettingsData | undefined,
-  pgVersion: number,
-): Promise<readonly PreloadLibraryFacts[]> {
-  return settings?.preload_libraries ? context.preloadLibraries(pgVersion) : [];
 }

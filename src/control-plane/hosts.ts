@@ -2,7 +2,7 @@
  * Names and addresses that the API hands out: `<endpoint id>.<domain>`, pooled `<endpoint id>-pooler.<domain>`.
  *
  * A port other than 5432 is part of every host that is shown, because clients put hosts into URIs as they are.
- * A URI must work on the machine as it is. On loopback (domain `localhost` or below it) it therefore names the endpoint
+ * A URI must work on the machine as it is. For the domain `localhost` it therefore names the endpoint
  * in `options`, which also drivers that speak without TLS (and so without SNI) send; it asks for no TLS, whose
  * certificate nothing there trusts; and its host is plain `localhost` where `*.localhost` does not resolve.
  */
@@ -19,7 +19,7 @@ export interface ConnectionTarget {
 }
 
 export function isLoopbackDomain(domain: string): boolean {
-  return domain === 'localhost' || domain.endsWith('.localhost');
+  return domain === 'localhost';
 }
 
 /** Host without the endpoint's label. */

@@ -219,7 +219,7 @@ async function insertAll(
     annotation: plan.branch.annotation,
     createdBy: plan.createdBy,
   });
-  const endpoint = await insertEndpoint(tx, planEndpoint(project, branch.id, { type: 'read_write' }, []));
+  const endpoint = await insertEndpoint(tx, planEndpoint(project, branch.id, { type: 'read_write' }));
   const place = { projectId: project.id, branchId: branch.id };
   const role = await insertRole(tx, {
     ...place,
