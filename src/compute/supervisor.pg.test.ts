@@ -98,7 +98,7 @@ describe('start', () => {
       installation: await engine.installations.get(major),
       dataDirectory: dataDirectory(spec),
       owner: spec.owner,
-      args: ['-c', 'unix_socket_directories='],
+      args: ['-c', `unix_socket_directories=${dataDirectory(spec)}`],
       logFile: path.join(engine.home.log, 'stray.log'),
       readyWithinMs: 10_000,
     });
@@ -189,7 +189,7 @@ describe('suspend', () => {
   test('a shutdown that hangs holds up neither others nor, in the end, itself', async () => {
     const hung = await fresh();
     const supervisor = engine.anotherSupervisor({ fastStopWithinMs: 1000 });
-    await supervisor.supervisor.start(hung, []);
+    await supervisor.start(hung, []);
     const { pid } = (await readPostmaster(dataDirectory(hung)))!;
     process.kill(pid, 'SIGSTOP');
     try {
