@@ -27,8 +27,9 @@ export interface ProxyAccess {
   /**
    * Reads roles back from a running compute when SQL may have changed them (a login failed, or Postgres refused a key).
    * Returns true when something changed. At most one run per endpoint and second; a sleeping compute is left asleep.
+   * `fresh`: a session has just changed roles, so the answer of a run that began before this call does not do.
    */
-  refreshVerifiers(endpoint: ProxyEndpoint): Promise<boolean>;
+  refreshVerifiers(endpoint: ProxyEndpoint, options?: { fresh?: boolean }): Promise<boolean>;
   /**
    * Address of the running compute, waking it first when it sleeps; waits out a suspend, a create or a restart.
    * `stale` is an address that just refused a connection. Throws AppError with a text for the client.

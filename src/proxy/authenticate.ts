@@ -28,6 +28,7 @@ import { checkAddress } from './address-rules.ts';
 import type { LoginKeys } from './compute-login.ts';
 import { checkEndpointName, splitPasswordPrefix } from './endpoint-name.ts';
 import { refusals } from './refusal.ts';
+import type { RoleChanges } from './role-changes.ts';
 import type { SocketReader } from './socket-reader.ts';
 
 export interface AuthenticateOptions {
@@ -43,8 +44,7 @@ export interface AuthenticateOptions {
   mockSecret: Buffer;
   passwords: PasswordChecker;
   maxMessageBytes: number;
-  /** The endpoint has sessions, so SQL may have changed roles since they were last read. */
-  hasSessions: (endpoint: ProxyEndpoint) => boolean;
+  roleChanges: RoleChanges;
 }
 
 export interface Authenticated {
@@ -100,7 +100,8 @@ async function readVerifier(options: AuthenticateOptions, endpoint: ProxyEndpoin
  * over an outdated salt cannot be checked again; and for known and unknown roles alike, so that neither can be told.
  */
 async function currentVerifier(options: AuthenticateOptions, endpoint: ProxyEndpoint): Promise<ScramVerifier> {
-  if (options.hasSessions(endpoint)) await options.access.refreshVerifiers(endpoint);
+  const suspicion = options.roleChanges.suspicion(endpoint);
+  if (suspicion !== 'none') await options.access.refreshVerifiers(endpoint, { fresh: suspicion === 'strong' });
   return readVerifier(options, endpoint);
 }
 

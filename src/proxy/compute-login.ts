@@ -3,13 +3,12 @@
  *
  * What Postgres says before ReadyForQuery is kept for the client; its cancel key is kept from it.
  */
-import net from 'node:net';
-import type { Socket } from 'node:net';
 import type { SocketAddress } from '../control-plane/proxy-access.types.ts';
 import { errorMessage } from '../lib/errors.ts';
 import {
   AUTHENTICATION,
   BACKEND,
+  HEADER_BYTES,
   message,
   parseErrorFields,
   saslInitialResponse,
@@ -18,9 +17,9 @@ import {
 import type { Message } from '../postgres/wire/messages.ts';
 import { createScramClient, SCRAM_SHA_256 } from '../postgres/wire/scram.ts';
 import { ProtocolError, startupMessage } from '../postgres/wire/startup.ts';
+import { connectCompute } from './compute-socket.ts';
+import type { ComputeSocket } from './compute-socket.ts';
 import { PostgresRefusal } from './refusal.ts';
-import { createSocketReader } from './socket-reader.ts';
-import type { SocketReader } from './socket-reader.ts';
 
 /** The compute is not there, or is on its way up or down: wake it and try again. */
 export class ComputeAway extends Error {}
@@ -30,13 +29,19 @@ export interface LoginKeys {
   serverKey: Buffer;
 }
 
-export interface ComputeSession {
-  socket: Socket;
+interface Greeting {
   /** ParameterStatus and NoticeResponse as Postgres sent them. */
   greeting: Buffer;
   readyForQuery: Buffer;
   processId: number;
   secretKey: Buffer;
+}
+
+export interface ComputeSession extends Greeting {
+  /** Paused. */
+  compute: ComputeSocket;
+  /** What came behind ReadyForQuery already. */
+  rest: Buffer;
 }
 
 const MAX_LOGIN_MESSAGE_BYTES = 1024 * 1024;
@@ -55,59 +60,105 @@ export interface LoginOptions {
 /** Rejects with ComputeAway, with PostgresRefusal, or with the signal's reason. */
 export async function logIn(options: LoginOptions): Promise<ComputeSession> {
   options.signal.throwIfAborted();
-  const socket = net.connect({ path: options.address.path, allowHalfOpen: true });
-  const reader = createSocketReader(socket);
-  const stop = () => socket.destroy();
-  const timer = setTimeout(stop, options.timeoutMs);
-  options.signal.addEventListener('abort', stop, { once: true });
-  let done = false;
   try {
-    socket.write(startupMessage(options.parameters));
-    const session = await converse(reader, socket, options.keys);
-    done = true;
-    return session;
+    return await converse(options);
   } catch (error) {
     options.signal.throwIfAborted();
     if (error instanceof PostgresRefusal && !AWAY_CODES.has(error.code)) throw error;
     throw new ComputeAway(errorMessage(error), { cause: error });
-  } finally {
-    clearTimeout(timer);
-    options.signal.removeEventListener('abort', stop);
-    reader.release();
-    if (!done) {
-      socket.on('error', () => undefined);
-      socket.destroy();
-    }
   }
 }
 
-async function converse(reader: SocketReader, socket: Socket, keys: LoginKeys): Promise<ComputeSession> {
-  const answer = createAuthenticator(keys, (bytes) => socket.write(bytes));
+function converse({ address, parameters, keys, timeoutMs, signal }: LoginOptions): Promise<ComputeSession> {
+  return new Promise((resolve, reject) => {
+    let received: Buffer = Buffer.alloc(0);
+    const login = createLogin(keys, (bytes) => socket.write(bytes));
+    const compute = connectCompute(address.path, (chunk) => {
+      received = Buffer.concat([received, chunk]);
+      try {
+        for (;;) {
+          const next = takeMessage(received);
+          if (!next) return { kept: false, pause: false };
+          received = next.rest;
+          const greeting = login(next.message);
+          if (!greeting) continue;
+          settle();
+          resolve({ compute, rest: received, ...greeting });
+          // Whatever comes next is for the relay.
+          return { kept: false, pause: true };
+        }
+      } catch (error) {
+        fail(error);
+        return { kept: false, pause: true };
+      }
+    });
+    const { socket } = compute;
+    const fail = (error: unknown) => {
+      settle();
+      socket.on('error', () => undefined);
+      socket.destroy();
+      reject(error instanceof Error ? error : new Error(String(error)));
+    };
+    const onEnd = () => fail(new Error('the compute closed the connection'));
+    const onAbort = () => fail(signal.reason);
+    const timer = setTimeout(() => fail(new Error('the compute did not answer in time')), timeoutMs);
+    const settle = () => {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', onAbort);
+      for (const event of ['end', 'close']) socket.off(event, onEnd);
+      socket.off('error', fail);
+    };
+    signal.addEventListener('abort', onAbort, { once: true });
+    for (const event of ['end', 'close']) socket.on(event, onEnd);
+    socket.on('error', fail);
+    // Without this an end of stream would not show itself.
+    socket.resume();
+    socket.write(startupMessage(parameters));
+  });
+}
+
+/** Undefined while the message is incomplete. */
+function takeMessage(received: Buffer): { message: Message; rest: Buffer } | undefined {
+  if (received.length < HEADER_BYTES) return undefined;
+  const end = received.readUInt32BE(1) + 1;
+  if (end < HEADER_BYTES || end > MAX_LOGIN_MESSAGE_BYTES) throw new ProtocolError('invalid message length');
+  if (received.length < end) return undefined;
+  return {
+    message: { type: received[0]!, body: received.subarray(HEADER_BYTES, end) },
+    rest: received.subarray(end),
+  };
+}
+
+/** Takes message by message; gives what there is to know once Postgres is ready. */
+function createLogin(keys: LoginKeys, send: (bytes: Buffer) => void): (next: Message) => Greeting | undefined {
+  const answer = createAuthenticator(keys, send);
   const greeting: Buffer[] = [];
+  let greetingBytes = 0;
   let processId = 0;
   let secretKey: Buffer = Buffer.alloc(4);
-  for (;;) {
-    const { type, body } = await reader.message(MAX_LOGIN_MESSAGE_BYTES);
+  return ({ type, body }) => {
     switch (type) {
       case BACKEND.authentication:
         answer({ type, body });
-        break;
+        return undefined;
       case BACKEND.parameterStatus:
       case BACKEND.notice:
+        greetingBytes += body.length;
+        if (greetingBytes > MAX_LOGIN_MESSAGE_BYTES) throw new ProtocolError('the greeting is too long');
         greeting.push(message(type, body));
-        break;
+        return undefined;
       case BACKEND.backendKeyData:
         processId = body.readInt32BE(0);
-        secretKey = body.subarray(4);
-        break;
+        secretKey = Buffer.from(body.subarray(4));
+        return undefined;
       case BACKEND.readyForQuery:
-        return { socket, greeting: Buffer.concat(greeting), readyForQuery: message(type, body), processId, secretKey };
+        return { greeting: Buffer.concat(greeting), readyForQuery: message(type, body), processId, secretKey };
       case BACKEND.error:
         throw new PostgresRefusal(message(type, body), parseErrorFields(body).code);
       default:
         throw new ProtocolError(`unexpected message ${type} during login`);
     }
-  }
+  };
 }
 
 function createAuthenticator(keys: LoginKeys, send: (bytes: Buffer) => void): (request: Message) => void {

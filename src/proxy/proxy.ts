@@ -3,12 +3,11 @@
  *
  * It knows Ballast by ProxyAccess alone. What a connection goes through is in session.ts.
  */
-import { createHash } from 'node:crypto';
+import { constants, createHash } from 'node:crypto';
 import net from 'node:net';
 import type { AddressInfo, Socket } from 'node:net';
 import { createSecureContext } from 'node:tls';
 import type { SecureContext } from 'node:tls';
-import { constants } from 'node:crypto';
 import type { ProxyAccess } from '../control-plane/proxy-access.types.ts';
 import { AppError } from '../lib/errors.ts';
 import type { Logger } from '../lib/log.ts';
@@ -23,6 +22,8 @@ import { DEFAULT_LIMITS } from './limits.ts';
 import type { ProxyLimits } from './limits.ts';
 import { createLoginFailures } from './login-failures.ts';
 import type { LoginFailures } from './login-failures.ts';
+import { createRoleChanges } from './role-changes.ts';
+import type { RoleChanges } from './role-changes.ts';
 import { serveClient } from './session.ts';
 
 export interface ProxyOptions {
@@ -64,13 +65,16 @@ export interface ProxyContext {
   cancelKeys: CancelKeys;
   counts: Counts;
   loginFailures: LoginFailures;
+  roleChanges: RoleChanges;
 }
 
 const KEEPALIVE_DELAY_MS = 60_000;
 const LISTEN_BACKLOG = 1024;
 
 export function createProxy(options: ProxyOptions): Proxy {
+  const nowMs = options.clock ?? (() => performance.now());
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
+  const counts = createCounts(limits, options.access);
   let { tls } = options;
   let secureContext = makeSecureContext(tls);
   const context: ProxyContext = {
@@ -85,8 +89,9 @@ export function createProxy(options: ProxyOptions): Proxy {
     mockSecret: createHash('sha256').update('mock verifiers').update(tls.key).digest(),
     passwords: createPasswordChecker(),
     cancelKeys: createCancelKeys(),
-    counts: createCounts(limits, options.access),
-    loginFailures: createLoginFailures(limits, options.clock ?? (() => performance.now())),
+    counts,
+    loginFailures: createLoginFailures(limits, nowMs),
+    roleChanges: createRoleChanges(nowMs, (endpoint) => counts.of(endpoint)),
   };
   const sockets = new Set<Socket>();
   const sessions = new Set<Promise<void>>();

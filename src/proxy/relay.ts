@@ -6,29 +6,55 @@
  * its last word still gets the answer); a broken connection breaks the other.
  */
 import type { Socket } from 'node:net';
+import type { ComputeSocket } from './compute-socket.ts';
 import { refusalBytes } from './refusal.ts';
 import type { WalsenderFilter } from './walsender-filter.ts';
 
 const LINGER_MS = 30_000;
 
+/** ` ROLE` at the end of a command tag: CREATE, ALTER or DROP ROLE. */
+const ROLE_TAG = Buffer.from(' ROLE\0', 'latin1');
+/** Tags stand at the end of an answer. */
+const TAG_WINDOW_BYTES = 512;
+
+export interface RelayOptions {
+  /** Checks what the client sends. */
+  filter?: WalsenderFilter;
+  /** Postgres seems to have confirmed that roles were changed. False alarms are possible, and so are misses. */
+  onRoleChange: () => void;
+}
+
 /** Resolves when both sockets are closed. Never rejects. */
-export async function relay(client: Socket, compute: Socket, filter?: WalsenderFilter): Promise<void> {
-  const closed = Promise.all([whenClosed(client), whenClosed(compute)]);
+export async function relay(client: Socket, compute: ComputeSocket, options: RelayOptions): Promise<void> {
+  const { socket } = compute;
+  const closed = Promise.all([whenClosed(client), whenClosed(socket)]);
   // A refused command ends the session: what Postgres may be answering right now must not come after the refusal.
   const refuse = (error: unknown) => {
-    compute.destroy();
+    socket.destroy();
     client.end(refusalBytes(error));
   };
-  pump(compute, client);
-  if (filter) pumpFiltered(client, compute, filter, refuse);
-  else pump(client, compute);
-  client.on('close', () => compute.destroy());
-  compute.on('close', () => {
+  pumpAnswers(compute, client, options.onRoleChange);
+  if (options.filter) pumpFiltered(client, socket, options.filter, refuse);
+  else pump(client, socket);
+  client.on('close', () => socket.destroy());
+  socket.on('close', () => {
     client.end();
     // A client that neither reads on nor hangs up must not be kept for ever.
     client.setTimeout(LINGER_MS, () => client.destroy());
   });
   await closed;
+}
+
+function pumpAnswers(compute: ComputeSocket, client: Socket, onRoleChange: () => void): void {
+  const passed = { kept: false, pause: false };
+  compute.receive((chunk) => {
+    if (chunk.indexOf(ROLE_TAG, Math.max(0, chunk.length - TAG_WINDOW_BYTES)) >= 0) onRoleChange();
+    passed.pause = !client.write(chunk);
+    // Nothing left to write: the kernel has it all, and the buffer is free again.
+    passed.kept = client.writableLength > 0;
+    return passed;
+  });
+  connectEnds(compute.socket, client);
 }
 
 function pump(from: Socket, to: Socket): void {

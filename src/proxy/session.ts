@@ -131,18 +131,19 @@ async function serveStartup(
     const { session, reached } = await reachCompute(context, login, { parameters, role, closed: reader.closed });
     const key = context.cancelKeys.issue({ endpoint: login.endpoint, address: reached, ...session });
     try {
-      if (reader.closed.aborted) session.socket.destroy();
+      if (reader.closed.aborted) session.compute.socket.destroy();
       reader.release();
       const ownKey = backendKeyData(key.processId, key.secretKey);
-      socket.write(Buffer.concat([login.accepted, session.greeting, ownKey, session.readyForQuery]));
-      const { maxReplicationCommandBytes } = context.limits;
-      const filter = mode === 'logical' ? createWalsenderFilter(maxReplicationCommandBytes) : undefined;
-      await relay(socket, session.socket, filter);
+      socket.write(Buffer.concat([login.accepted, session.greeting, ownKey, session.readyForQuery, session.rest]));
+      const filter = mode === 'logical' ? createWalsenderFilter(context.limits.maxReplicationCommandBytes) : undefined;
+      const onRoleChange = () => context.roleChanges.note(login.endpoint);
+      await relay(socket, session.compute, filter ? { filter, onRoleChange } : { onRoleChange });
     } finally {
       key.revoke();
     }
   } finally {
     release();
+    context.roleChanges.noteSessionEnd(login.endpoint);
   }
 }
 
@@ -161,7 +162,7 @@ async function authenticateOrDelay(
       mockSecret: context.mockSecret,
       passwords: context.passwords,
       maxMessageBytes: context.limits.maxAuthMessageBytes,
-      hasSessions: (endpoint) => context.counts.of(endpoint) > 0,
+      roleChanges: context.roleChanges,
     });
   } catch (error) {
     if (!(error instanceof LoginFailed)) throw error;
