@@ -14,7 +14,7 @@ export interface InternalLogin {
   database: string;
   /** cloud_admin's secret. */
   secret: string;
-  /** Majors before 17 do not know event_triggers. */
+  /** Which options can be pinned depends on it. */
   major: number;
   connectTimeoutMs?: number;
 }
@@ -35,6 +35,7 @@ const PINNED_OPTIONS = [
   'statement_timeout=0',
   'lock_timeout=0',
   'idle_in_transaction_session_timeout=0',
+  'idle_session_timeout=0',
   'default_transaction_read_only=off',
   'default_transaction_isolation=read\\ committed',
   'default_transaction_deferrable=off',
@@ -47,11 +48,14 @@ const PINNED_OPTIONS = [
   'log_min_duration_statement=-1',
 ] as const;
 
+/** Unknown to earlier majors. */
+const PINNED_OPTIONS_17 = ['event_triggers=off', 'transaction_timeout=0'] as const;
+
 const asText = { getTypeParser: () => (value: unknown) => value };
 
 /** Throws AppError 'unavailable' when the server cannot be reached or refuses the login. */
 export async function openInternalSession(login: InternalLogin): Promise<InternalSession> {
-  const pinned = login.major >= 17 ? [...PINNED_OPTIONS, 'event_triggers=off'] : PINNED_OPTIONS;
+  const pinned = login.major >= 17 ? [...PINNED_OPTIONS, ...PINNED_OPTIONS_17] : PINNED_OPTIONS;
   const client = new pg.Client({
     host: login.socketDirectory,
     port: login.port,
