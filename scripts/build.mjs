@@ -11,8 +11,12 @@ import { ROOT, buildHash } from './setup.mjs';
 const DIST = path.join(ROOT, 'dist');
 const next = path.join(ROOT, '.cache', `dist-${process.pid}`);
 
-function node(script, args) {
-  const { status } = spawnSync(process.execPath, [path.join(ROOT, script), ...args], { stdio: 'inherit', cwd: ROOT });
+function node(script, args, quiet = false) {
+  const { status } = spawnSync(process.execPath, [path.join(ROOT, script), ...args], {
+    // What a step says when all goes well is of no interest.
+    stdio: ['ignore', quiet ? 'ignore' : 'inherit', 'inherit'],
+    cwd: ROOT,
+  });
   if (status !== 0) {
     rmSync(next, { recursive: true, force: true });
     process.exit(status ?? 1);
@@ -26,7 +30,7 @@ const migrations = path.join(ROOT, 'src/catalog/migrations');
 for (const name of readdirSync(migrations).filter((file) => file.endsWith('.sql'))) {
   cpSync(path.join(migrations, name), path.join(next, 'catalog/migrations', name));
 }
-node('scripts/extract-contract.mjs', [path.join(next, 'contract/document.json')]);
+node('scripts/extract-contract.mjs', [path.join(next, 'contract/document.json')], true);
 writeFileSync(path.join(next, '.build-hash'), hash);
 
 const old = path.join(ROOT, '.cache', `dist-old-${process.pid}`);

@@ -2,6 +2,7 @@
  * Doctor's checks of the data directory: owners, modes, space, user ids.
  */
 import { readFile, stat, statfs } from 'node:fs/promises';
+import os from 'node:os';
 import path from 'node:path';
 import type { Config } from '../config.ts';
 import { closedAncestor } from '../home-prepare.ts';
@@ -62,6 +63,10 @@ export async function existingAncestor(directory: string): Promise<string> {
 export async function checkUids({ config, uid }: DoctorContext): Promise<Finding[]> {
   const name = 'user ids';
   if (uid !== 0) {
+    if (!hasPasswordEntry()) {
+      const text = `user id ${uid} has no entry in the password file, which Postgres insists on`;
+      return [{ name, level: 'fail', text, fix: `useradd --uid ${uid} ballast   (as root)` }];
+    }
     return [{ name, level: 'ok', text: `everything runs as user id ${uid}; as root each project would get its own` }];
   }
   const last = config.computeUidBase + UIDS_WANTED;
@@ -73,6 +78,14 @@ export async function checkUids({ config, uid }: DoctorContext): Promise<Finding
   return [
     { name, level: 'warn', text, fix: 'ballast start --compute-uid-base <a free range>   (before the first project)' },
   ];
+}
+
+function hasPasswordEntry(): boolean {
+  try {
+    return os.userInfo().username !== '';
+  } catch {
+    return false;
+  }
 }
 
 async function takenUid(config: Config, last: number): Promise<string | undefined> {
