@@ -7,7 +7,8 @@
  * The build writes dist/contract/document.json; development and tests use the cache, made anew when an input changed.
  * Nothing of the package is committed.
  */
-import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -30,6 +31,7 @@ export function extractContract(file = cached) {
   const document = read('published');
   addNewer(document, read('newer'));
   for (const deviation of read('overlay')) applyDeviation(document, deviation);
+  document['x-made-from'] = fingerprint();
   mkdirSync(path.dirname(file), { recursive: true });
   // Several test workers may do this at once: each renames a whole file into place.
   const temporary = `${file}.${process.pid}.tmp`;
@@ -38,12 +40,17 @@ export function extractContract(file = cached) {
   return file;
 }
 
-/** The cached document, made first when it is missing or older than one of its inputs. Returns its path. */
+/** The cached document, made first when it is missing or made from other inputs. Returns its path. */
 export function ensureContract() {
-  const made = statSync(cached, { throwIfNoEntry: false });
-  const sources = [...Object.values(inputs), fileURLToPath(import.meta.url)];
-  const fresh = made !== undefined && sources.every((source) => statSync(source).mtimeMs <= made.mtimeMs);
+  const fresh = existsSync(cached) && JSON.parse(readFileSync(cached, 'utf8'))['x-made-from'] === fingerprint();
   return fresh ? cached : extractContract();
+}
+
+/** Of contents, not times: npm gives every file of a package the same old date. */
+function fingerprint() {
+  const hash = createHash('sha256');
+  for (const file of [...Object.values(inputs), fileURLToPath(import.meta.url)]) hash.update(readFileSync(file));
+  return hash.digest('hex');
 }
 
 function addNewer(document, newer) {
