@@ -42,6 +42,8 @@ export interface StartContext {
   nowMs: () => number;
   hostMemoryBytes: number;
   fastStopWithinMs: number;
+  /** See sandbox.ts. */
+  launcher: readonly string[];
 }
 
 /** Crash recovery and replay count. A server that gives up is noticed at once, so this only ends what hangs. */
@@ -58,8 +60,10 @@ export async function startCompute(context: StartContext, spec: ComputeSpec): Pr
       ? await launch(context, spec, installation, { phase: 'running', subscriptionWorkers: true })
       : await firstStart(context, spec, installation, timeline);
   try {
-    await compute.sessions.inPostgres(assertNoHostRoles);
-    await writeRecord(placesOf(context.home, spec.endpointId), recordOf(context, spec, compute.socketDirectory, true));
+    await Promise.all([
+      compute.sessions.inPostgres(assertNoHostRoles),
+      writeRecord(placesOf(context.home, spec.endpointId), recordOf(context, spec, compute.socketDirectory, true)),
+    ]);
   } catch (error) {
     await compute.stop();
     throw error;
@@ -129,13 +133,14 @@ async function launch(
       configure(context, spec, phase),
       openSocketDirectory(places.openSocketDirectory, spec.owner),
       rotateLog(places.log),
+      writeRecord(places, recordOf(context, spec, socketDirectory, false)),
     ]);
-    await writeRecord(places, recordOf(context, spec, socketDirectory, false));
     const server = await startServer({
       installation,
       dataDirectory,
       owner: spec.owner,
       args: serverArguments(places.configuration),
+      launcher: context.launcher,
       logFile: places.log,
       readyWithinMs: READY_WITHIN_MS,
     });

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { TestEngine } from '../../test/support/computes.ts';
 import { TEST_PASSWORD, connectAs, openTestEngine, testMajors, testVerifier } from '../../test/support/computes.ts';
 import { readPostmaster, startServer } from '../postgres/server.ts';
+import { sandboxLauncher } from './sandbox.ts';
 import type { ComputeChange } from './types.ts';
 
 let engine: TestEngine;
@@ -306,6 +307,15 @@ describe('while it runs', () => {
       expect(text).not.toMatch(/alter role/i);
     }
   });
+});
+
+test.skipIf(sandboxLauncher().length === 0)('it can gain no privileges (needs setpriv)', async () => {
+  const spec = await fresh();
+  await engine.supervisor.start(spec, []);
+  const { pid } = (await readPostmaster(dataDirectory(spec)))!;
+  const status = await readFile(`/proc/${pid}/status`, 'utf8');
+  expect(status).toMatch(/^NoNewPrivs:\t1$/m);
+  if (spec.owner) expect(status).toMatch(new RegExp(`^Uid:(\\t${spec.owner.uid}){4}$`, 'm'));
 });
 
 describe('activity', () => {

@@ -22,6 +22,7 @@ import { Compute } from './compute.ts';
 import type { ComputeRecord } from './places.ts';
 import { placesOf, readRecords, removePlaces } from './places.ts';
 import { readRolesAndDatabases } from './roles-and-databases.ts';
+import { sandboxLauncher } from './sandbox.ts';
 import type { StartContext } from './start-compute.ts';
 import { startCompute } from './start-compute.ts';
 import type { ComputeChange, ComputeSpec, Supervisor } from './types.ts';
@@ -58,6 +59,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
       logger,
       nowMs: options.nowMs ?? (() => performance.now()),
       hostMemoryBytes: os.totalmem(),
+      launcher: sandboxLauncher(),
       fastStopWithinMs: options.fastStopWithinMs ?? 15_000,
       secret: () => (secret ??= readFile(path.join(home.secrets, 'cloud-admin'), 'utf8')),
     },

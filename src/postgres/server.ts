@@ -19,6 +19,8 @@ export interface ServerOptions {
   owner: { uid: number; gid: number } | undefined;
   /** After `-D <data directory>`. */
   args: readonly string[];
+  /** A command that replaces itself by the one after it, such as setpriv with its options. */
+  launcher?: readonly string[];
   /** Receives what Postgres prints; appended to. */
   logFile: string;
   /** How long it may take until it accepts connections; recovery counts. */
@@ -80,7 +82,8 @@ export async function startServer(options: ServerOptions): Promise<ServerProcess
 function spawnServer(options: ServerOptions) {
   const log = openSync(options.logFile, 'a', 0o600);
   try {
-    return spawn(options.installation.postgres, ['-D', options.dataDirectory, ...options.args], {
+    const command = [...(options.launcher ?? []), options.installation.postgres, '-D', options.dataDirectory, ...options.args];
+    return spawn(command[0]!, command.slice(1), {
       cwd: options.dataDirectory,
       env: { ...options.installation.env, LC_ALL: 'C', TZ: 'UTC' },
       stdio: ['ignore', log, log],
