@@ -11,7 +11,11 @@ export interface ApiRequest<Data = unknown> {
   /** Query values, validated and coerced. */
   query: Data extends { query?: infer Query } ? NonNullable<Query> : Record<string, unknown>;
   /** The body, validated; undefined when the operation takes none or none was sent. */
-  body: Data extends { body: infer Body } ? Body : Data extends { body?: infer Optional } ? Optional | undefined : undefined;
+  body: Data extends { body: infer Body }
+    ? Body
+    : Data extends { body?: infer Optional }
+      ? Optional | undefined
+      : undefined;
   caller: Caller;
   requestId: string;
 }
