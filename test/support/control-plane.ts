@@ -11,6 +11,7 @@ import { ensureOwner, makeOwnerKey, type Owner } from '../../src/control-plane/f
 import { silentLogger } from '../../src/lib/log.ts';
 import { SecretBox } from '../../src/lib/secret-box.ts';
 import { createQueue } from '../../src/operations/queue.ts';
+import { checkPassword, parseVerifier } from '../../src/postgres/wire/scram.ts';
 import { openTestCatalog, type TestCatalog } from './catalog.ts';
 import { testDocument } from './contract.ts';
 import { responseChecker } from './response-checker.ts';
@@ -152,4 +153,9 @@ export async function openTestApi(options: { assertRoomForTimeline?: () => Promi
       await test.close();
     },
   };
+}
+
+/** Whether a SCRAM verifier was made from the password. */
+export async function opensWith(verifier: string, password: string): Promise<boolean> {
+  return (await checkPassword(password, parseVerifier(verifier)!)) !== undefined;
 }
