@@ -6,7 +6,7 @@
  * page borders. A record carries its length, the start of the one before it and a CRC-32C, so the end of WAL is where
  * the next record is not believable: zeros, another page's address, another predecessor.
  *
- * LSNs are bigint outside. Inside a segment plain numbers do, which keeps a scan near the speed of memory.
+ * LSNs are bigint outside. Inside, plain numbers (exact up to 2^53) keep a scan near the speed of memory.
  */
 import { crc32c } from '../lib/crc32c.ts';
 
@@ -95,107 +95,149 @@ export function formatWalTime(sinceEpochUs: bigint): string {
 export async function scanWal(source: WalSource, options: WalScanOptions): Promise<WalScan> {
   const cursor = await openCursor(source, options.fromLsn);
   const limit = options.limitLsn === undefined ? Number.POSITIVE_INFINITY : Number(options.limitLsn);
-  let end = cursor.address();
-  let previous: bigint | undefined;
-  let lastCommit: WalCommit | undefined;
+  let end = cursor.position;
+  let previous: number | undefined;
+  let lastCommit: { end: number; time: bigint } | undefined;
   let records = 0;
-  for (;;) {
-    const record = await nextRecord(cursor, previous, options.verify === true);
-    const stopped = record === undefined ? 'end' : record.end > limit ? 'limit' : undefined;
-    if (record === undefined || stopped !== undefined) {
-      return { endLsn: BigInt(end), lastCommit, records, stopped: stopped ?? 'end' };
-    }
-    records += 1;
-    end = record.end;
-    previous = record.startLsn;
-    if (record.commitTime !== undefined) {
-      lastCommit = { endLsn: BigInt(end), time: formatWalTime(record.commitTime) };
+  let stopped: WalScan['stopped'] | undefined;
+  while (stopped === undefined) {
+    const from = cursor.position;
+    const record = nextRecord(cursor, previous, options.verify === true);
+    if (record === undefined && cursor.wanted !== undefined) {
+      // It goes on in a segment that is not in memory: fetch that, and read the record again from its start.
+      await load(cursor, source, cursor.wanted);
+      cursor.position = from;
+    } else if (record === undefined || record.end > limit) {
+      stopped = record === undefined ? 'end' : 'limit';
+    } else {
+      records += 1;
+      end = record.end;
+      previous = record.start;
+      if (record.commitTime !== undefined) lastCommit = { end, time: record.commitTime };
     }
   }
+  return {
+    endLsn: BigInt(end),
+    lastCommit: lastCommit && { endLsn: BigInt(lastCommit.end), time: formatWalTime(lastCommit.time) },
+    records,
+    stopped,
+  };
 }
 
-/** Where the scan stands: a segment in memory and an offset in it. */
+/** Where the scan stands. Everything but `load` is synchronous: a segment holds tens of thousands of records. */
 interface Cursor {
-  address(): number;
-  segment: Buffer;
-  offset: number;
-  /** Makes sure that the offset is behind a valid page header, loading the next segment when needed. */
-  enter(): Promise<boolean>;
   size: number;
+  magic: number;
+  /** The LSN; exact as a number below 2^53. */
+  position: number;
+  number: number;
+  segment: Buffer;
+  /** The ones in memory; undefined: looked for and not there. */
+  segments: Map<number, Buffer | undefined>;
+  /** Set when the scan cannot go on without this segment. */
+  wanted: number | undefined;
 }
 
 async function openCursor(source: WalSource, fromLsn: bigint): Promise<Cursor> {
   const size = source.segmentSizeBytes;
   const magic = PAGE_MAGIC[source.major];
   if (magic === undefined) throw new Error(`no WAL of Postgres ${source.major} can be read`);
-  let number = segmentNumberOf(fromLsn, size);
-  const first = await source.readSegment(number);
-  if (first === undefined) throw new Error(`WAL segment ${number} is missing`);
-  const cursor: Cursor = {
-    segment: first,
-    offset: Number(fromLsn % BigInt(size)),
-    size,
-    address: () => number * size + cursor.offset,
-    enter: async () => {
-      if (cursor.offset >= size) {
-        const next = await source.readSegment(number + 1);
-        if (next === undefined || next.length !== size) return false;
-        number += 1;
-        cursor.segment = next;
-        cursor.offset = 0;
-      }
-      if (cursor.offset % PAGE_BYTES !== 0) return true;
-      if (!isPage(cursor.segment, cursor.offset, magic, cursor.address())) return false;
-      cursor.offset += headerBytes(cursor.offset);
-      return true;
-    },
-  };
-  if (cursor.offset === 0) await skipContinuation(cursor, magic);
+  const number = segmentNumberOf(fromLsn, size);
+  const segment = await source.readSegment(number);
+  if (segment === undefined || segment.length !== size) throw new Error(`WAL segment ${number} is missing`);
+  const segments = new Map([[number, segment as Buffer | undefined]]);
+  const cursor: Cursor = { size, magic, position: Number(fromLsn), number, segment, segments, wanted: undefined };
+  if (cursor.position % size !== 0) return cursor;
+  while (!skipContinuation(cursor) && cursor.wanted !== undefined) {
+    await load(cursor, source, cursor.wanted);
+    cursor.position = Number(fromLsn);
+  }
   return cursor;
 }
 
-const headerBytes = (offset: number) => (offset === 0 ? LONG_HEADER_BYTES : SHORT_HEADER_BYTES);
-
-function isPage(segment: Buffer, offset: number, magic: number, address: number): boolean {
-  if (offset + SHORT_HEADER_BYTES > segment.length) return false;
-  return segment.readUInt16LE(offset) === magic && Number(segment.readBigUInt64LE(offset + 8)) === address;
+async function load(cursor: Cursor, source: WalSource, number: number): Promise<void> {
+  const segment = await source.readSegment(number);
+  cursor.segments.set(number, segment?.length === cursor.size ? segment : undefined);
+  cursor.wanted = undefined;
 }
 
-/** A segment may open with the rest of a record of the one before (xlp_rem_len). */
-async function skipContinuation(cursor: Cursor, magic: number): Promise<void> {
-  if (!isPage(cursor.segment, 0, magic, cursor.address())) return;
+/** Puts the position behind the header of a page that starts there. False: WAL ends here, or a segment is `wanted`. */
+function enter(cursor: Cursor): boolean {
+  const number = Math.floor(cursor.position / cursor.size);
+  if (number !== cursor.number) {
+    if (!cursor.segments.has(number)) cursor.wanted = number;
+    const segment = cursor.segments.get(number);
+    if (segment === undefined) return false;
+    cursor.number = number;
+    cursor.segment = segment;
+  }
+  const offset = cursor.position - number * cursor.size;
+  if (offset % PAGE_BYTES !== 0) return true;
+  const { segment } = cursor;
+  if (segment.readUInt16LE(offset) !== cursor.magic || addressAt(segment, offset + 8) !== cursor.position) return false;
+  cursor.position += offset === 0 ? LONG_HEADER_BYTES : SHORT_HEADER_BYTES;
+  return true;
+}
+
+const addressAt = (bytes: Buffer, offset: number) => bytes.readUInt32LE(offset) + bytes.readUInt32LE(offset + 4) * 2 ** 32;
+
+/** A segment may open with the rest of a record of the one before (xlp_rem_len). False as in `enter`. */
+function skipContinuation(cursor: Cursor): boolean {
+  const start = cursor.position;
+  if (!enter(cursor)) {
+    cursor.position = start;
+    return false;
+  }
   let left = cursor.segment.readUInt32LE(16);
-  while (left > 0 && (await cursor.enter())) {
-    const part = Math.min(left, PAGE_BYTES - (cursor.offset % PAGE_BYTES));
-    cursor.offset += part;
+  while (left > 0) {
+    if (!enter(cursor)) return false;
+    const part = Math.min(left, PAGE_BYTES - (cursor.position % PAGE_BYTES));
+    cursor.position += part;
     left -= part;
   }
-  cursor.offset = align(cursor.offset);
+  cursor.position = align(cursor.position);
+  return true;
 }
 
-const align = (offset: number) => Math.ceil(offset / 8) * 8;
+const align = (position: number) => Math.ceil(position / 8) * 8;
 
 interface WalRecord {
-  startLsn: bigint;
+  start: number;
   end: number;
+  /** Microseconds since 2000-01-01. */
   commitTime: bigint | undefined;
 }
 
-/** Undefined: what follows is not a whole record that continues the WAL. */
-async function nextRecord(cursor: Cursor, previous: bigint | undefined, verify: boolean): Promise<WalRecord | undefined> {
-  cursor.offset = align(cursor.offset);
-  if (!(await cursor.enter())) return undefined;
-  const startLsn = BigInt(cursor.address());
-  const length = cursor.segment.readUInt32LE(cursor.offset);
+/** Undefined: what follows is not a whole record that continues the WAL, or a segment is `wanted` to tell. */
+function nextRecord(cursor: Cursor, previous: number | undefined, verify: boolean): WalRecord | undefined {
+  cursor.position = align(cursor.position);
+  if (!enter(cursor)) return undefined;
+  const start = cursor.position;
+  const at = start % cursor.size;
+  const length = cursor.segment.readUInt32LE(at);
   if (length < RECORD_HEADER_BYTES || length > RECORD_LIMIT_BYTES) return undefined;
-  const record = await gather(cursor, length, verify);
-  if (record === undefined || (previous !== undefined && record.readBigUInt64LE(8) !== previous)) return undefined;
-  if (verify && !hasRightCrc(record)) return undefined;
-  const info = record[16]!;
-  const manager = record[17]!;
-  if (manager === RM_XLOG && (info & 0xf0) === XLOG_SWITCH) cursor.offset = cursor.size;
-  const commitTime = manager === RM_TRANSACTION ? commitTimeOf(record, info) : undefined;
-  return { startLsn, end: align(cursor.address()), commitTime };
+  // Most records lie within a page and are no commits: those are read where they are.
+  const inPlace = !verify && length <= PAGE_BYTES - (at % PAGE_BYTES);
+  const bytes = inPlace ? cursor.segment : gather(cursor, length, verify);
+  if (bytes === undefined) return undefined;
+  const offset = inPlace ? at : 0;
+  if (inPlace) cursor.position += length;
+  if (previous !== undefined && addressAt(bytes, offset + 8) !== previous) return undefined;
+  if (verify && !hasRightCrc(bytes)) return undefined;
+  const info = bytes[offset + 16]!;
+  const manager = bytes[offset + 17]!;
+  if (manager === RM_XLOG && (info & 0xf0) === XLOG_SWITCH) {
+    cursor.position = (Math.floor(start / cursor.size) + 1) * cursor.size;
+  }
+  const commitTime = manager === RM_TRANSACTION ? commitTimeOf(bytes, offset, info) : undefined;
+  if (cursor.segments.size > 1) forgetSegmentsBefore(cursor);
+  return { start, end: align(cursor.position), commitTime };
+}
+
+function forgetSegmentsBefore(cursor: Cursor): void {
+  for (const number of cursor.segments.keys()) {
+    if (number < cursor.number) cursor.segments.delete(number);
+  }
 }
 
 /** Enough of a record to know a commit by: header, block-less data headers, time. */
@@ -205,26 +247,21 @@ const KEPT_BYTES = 64;
  * Moves behind the record and returns its bytes: all of them with `whole`, else at least the first KEPT_BYTES.
  * Undefined when it breaks off.
  */
-async function gather(cursor: Cursor, length: number, whole: boolean): Promise<Buffer | undefined> {
-  const room = PAGE_BYTES - (cursor.offset % PAGE_BYTES);
-  if (length <= room) {
-    const record = cursor.segment.subarray(cursor.offset, cursor.offset + length);
-    cursor.offset += length;
-    return record;
-  }
+function gather(cursor: Cursor, length: number, whole: boolean): Buffer | undefined {
   const kept: Buffer[] = [];
   let keptBytes = 0;
   for (let left = length; left > 0; ) {
-    if (!(await cursor.enter())) return undefined;
-    const part = Math.min(left, PAGE_BYTES - (cursor.offset % PAGE_BYTES));
+    if (!enter(cursor)) return undefined;
+    const at = cursor.position % cursor.size;
+    const part = Math.min(left, PAGE_BYTES - (at % PAGE_BYTES));
     if (whole || keptBytes < KEPT_BYTES) {
-      kept.push(cursor.segment.subarray(cursor.offset, cursor.offset + part));
+      kept.push(cursor.segment.subarray(at, at + part));
       keptBytes += part;
     }
-    cursor.offset += part;
+    cursor.position += part;
     left -= part;
   }
-  return Buffer.concat(kept);
+  return kept.length === 1 ? kept[0] : Buffer.concat(kept);
 }
 
 function hasRightCrc(record: Buffer): boolean {
@@ -233,16 +270,16 @@ function hasRightCrc(record: Buffer): boolean {
 }
 
 /** Transaction records refer to no blocks; an origin or a top-level xid may stand before the data. */
-function commitTimeOf(record: Buffer, info: number): bigint | undefined {
+function commitTimeOf(bytes: Buffer, start: number, info: number): bigint | undefined {
   const operation = info & XACT_OPERATION_MASK;
   if (operation !== XACT_COMMIT && operation !== XACT_COMMIT_PREPARED) return undefined;
-  let offset = RECORD_HEADER_BYTES;
+  let offset = start + RECORD_HEADER_BYTES;
   for (;;) {
-    const id = record[offset];
+    const id = bytes[offset];
     if (id === 0xfd) offset += 3;
     else if (id === 0xfc) offset += 5;
-    else if (id === 0xff) return record.readBigInt64LE(offset + 2);
-    else if (id === 0xfe) return record.readBigInt64LE(offset + 5);
+    else if (id === 0xff) return bytes.readBigInt64LE(offset + 2);
+    else if (id === 0xfe) return bytes.readBigInt64LE(offset + 5);
     else return undefined;
   }
 }

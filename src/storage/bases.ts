@@ -92,7 +92,7 @@ export async function takeHotBase(
   const label = path.join(dataDirectory, 'backup_label');
   await writeFile(label, facts.label, { mode: 0o600 });
   if (options.owner) await chown(label, options.owner.uid, options.owner.gid);
-  await context.durable.file('base', label);
+  await context.driver.sync(context.durable, dataDirectory, { written: [label], named: [] });
   await finishBase(context, layout, directory, {
     number,
     kind: 'hot',
@@ -140,6 +140,7 @@ export async function takeRestBase(
   const { number, directory, dataDirectory } = await nextBase(layout);
   const rules = { asItIs: false, backupLabel: false };
   await context.driver.cloneData(layout.pgdata, dataDirectory, { rules, live: false, owner });
+  await context.driver.sync(context.durable, dataDirectory, { written: [], named: [] });
   const lsn = formatLsn(control.redoLsn);
   await finishBase(context, layout, directory, { number, kind: 'rest', timelineId: control.timelineId, startLsn: lsn, stopLsn: lsn });
 }
@@ -150,7 +151,8 @@ async function nextBase(layout: TimelineLayout): Promise<{ number: number; direc
   const number = Math.max(0, ...numbers) + 1;
   const directory = path.join(layout.bases, String(number));
   await mkdir(directory, { mode: 0o700 });
-  await chmod(directory, 0o700);
+  // The owner, whose processes do the cloning, may pass: the directory above is closed to everybody else.
+  await chmod(directory, 0o711);
   return { number, directory, dataDirectory: path.join(directory, 'pgdata') };
 }
 
@@ -160,9 +162,8 @@ async function finishBase(
   directory: string,
   facts: Omit<BaseRecord, 'formatVersion' | 'createdAt'>,
 ): Promise<void> {
-  await context.driver.sync(context.durable, 'base', directory);
   await writeBaseRecord(context.durable, directory, { formatVersion: 1, ...facts, createdAt: context.now().toISOString() });
-  await context.durable.directory('base', layout.bases);
+  await context.driver.syncNames(context.durable, 'base', [layout.bases]);
   await pruneBases(context, layout);
 }
 

@@ -6,14 +6,15 @@
  *   copy      byte by byte, anywhere
  *
  * A clone under way is garbage until its timeline.json or base.json says otherwise, so drivers need not be atomic.
- * On Linux the files are cloned by GNU cp: as fast as anything Node can do, outside of our event loop, without
- * following links that a tenant may have planted, and keeping owners. Elsewhere by Node's fs.
+ * On Linux the files are cloned by GNU cp, run as the project's user: as fast as anything Node can do, outside of our
+ * event loop, and unable to read or to follow what a tenant should not. Elsewhere by Node's fs.
  */
 import { constants, cp, chown, copyFile, lstat, mkdir, readdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { run } from '../lib/child-process.ts';
 import { syncDirectories } from '../lib/durable.ts';
 import type { Durable, SyncStep } from '../lib/durable.ts';
+import { errorMessage } from '../lib/errors.ts';
 import { EMPTIED_DIRECTORIES, RELATION_CACHE, WAL_DIRECTORIES, isCloned, isClonedDatabase } from './clone-rules.ts';
 import type { CloneRules } from './clone-rules.ts';
 import type { CloneMode, FileOwner } from './types.ts';
@@ -22,8 +23,16 @@ export interface CloneOptions {
   rules: CloneRules;
   /** Files may come and go while they are read. */
   live: boolean;
-  /** Of the new directories; cloned files keep the owner of their source. */
+  /** Of everything in the clone, and able to read the source. Undefined: Ballast's own user. */
   owner: FileOwner | undefined;
+}
+
+/** What a clone has got since it was made. */
+export interface AddedFiles {
+  /** Written byte by byte. */
+  written: readonly string[];
+  /** Clones of durable files, and empty files. */
+  named: readonly string[];
 }
 
 export interface CloneDriver {
@@ -34,22 +43,31 @@ export interface CloneDriver {
   cloneData(source: string, target: string, options: CloneOptions): Promise<void>;
   /** Clones single files into a directory under their own names. Rejects with ENOENT when one is not there. */
   cloneFile(source: string, target: string): Promise<void>;
-  /** Makes a clone durable. Byte-written files have been synced by whoever wrote them. */
-  sync(durable: Durable, step: SyncStep, target: string): Promise<void>;
+  /** Makes a clone durable, and what was added to it. */
+  sync(durable: Durable, target: string, added: AddedFiles): Promise<void>;
+  /** Makes the names in these directories durable. */
+  syncNames(durable: Durable, step: SyncStep, directories: readonly string[]): Promise<void>;
   /** Removes a tree that may hold directories made by this driver. */
   remove(directory: string): Promise<void>;
 }
 
-/** `journalled`: a directory's fsync also commits clones that came before it (XFS); then files need none of their own. */
+/**
+ * `journalled`: the file system's journal keeps the order of all changes, and any fsync takes along everything before
+ * it (XFS). Then the fsync of the record that vouches for a clone is the fsync of the clone; only bytes that were
+ * written through the page cache need their own. Elsewhere every file and every directory is synced.
+ */
 export function fileDriver(mode: 'reflink' | 'copy', options: { journalled: boolean }): CloneDriver {
   return {
     mode,
     makeDirectory: (directory) => mkdir(directory, { mode: 0o700 }),
     cloneData: (source, target, cloneOptions) => cloneByFiles(mode, source, target, cloneOptions),
     cloneFile: (source, target) => cloneOneFile(mode, source, target),
-    sync: async (durable, step, target) => {
-      if (!options.journalled) await syncFiles(durable, step, target);
-      await syncDirectories(durable, step, target);
+    sync: async (durable, target, { written }) => {
+      await syncFiles(durable, 'written-file', options.journalled ? written : await filesBelow(target));
+      if (!options.journalled) await syncDirectories(durable, 'cloned-directory', target);
+    },
+    syncNames: async (durable, step, directories) => {
+      if (!options.journalled) await Promise.all(directories.map((directory) => durable.directory(step, directory)));
     },
     remove: (directory) => rm(directory, { recursive: true, force: true }),
   };
@@ -67,35 +85,45 @@ export function snapshotDriver(): CloneDriver {
       await makeSkeleton(target, options);
     },
     cloneFile: (source, target) => cloneOneFile('reflink', source, target),
-    // The snapshot committed itself; what was dropped and added since is names.
-    sync: (durable, step, target) => syncDirectories(durable, step, target),
+    // The snapshot committed itself; what was dropped, made and written since did not.
+    sync: async (durable, target, { written, named }) => {
+      await syncFiles(durable, 'written-file', [...written, ...named]);
+      const touched = ['.', 'pg_wal', ...EMPTIED_DIRECTORIES].map((name) => path.join(target, name));
+      await Promise.all(touched.map((directory) => durable.directory('cloned-directory', directory)));
+    },
+    syncNames: async (durable, step, directories) => {
+      await Promise.all(directories.map((directory) => durable.directory(step, directory)));
+    },
     remove: removeSubvolumes,
   };
 }
 
 async function cloneByFiles(mode: 'reflink' | 'copy', source: string, target: string, options: CloneOptions): Promise<void> {
-  const names = (await readdir(source)).filter((name) => name !== 'base' && isCloned(name, options.rules));
-  const databases = (await readdir(path.join(source, 'base'))).filter(isClonedDatabase);
+  const [names, databases] = await Promise.all([readdir(source), readdir(path.join(source, 'base'))]);
   const base = path.join(target, 'base');
   await mkdir(target, { mode: 0o700 });
   await mkdir(base, { mode: 0o700 });
-  await makeSkeleton(target, options);
-  const inBase = databases.map((name) => path.join(source, 'base', name));
-  // Two processes share the databases: one kernel thread does not keep a file system busy.
-  const halves = [inBase.filter((_item, index) => index % 2 === 0), inBase.filter((_item, index) => index % 2 === 1)];
-  await Promise.all([
-    copyEntries(mode, names.map((name) => path.join(source, name)), target, options.live),
-    ...halves.map((half) => copyEntries(mode, half, base, options.live)),
-  ]);
-  await dropRelationCaches(target, databases);
   await own([target, base], options.owner);
+  const inTop = names.filter((name) => name !== 'base' && isCloned(name, options.rules));
+  const inBase = databases.filter(isClonedDatabase);
+  // Three processes: one kernel thread does not keep a file system busy.
+  const parts: [string, string[], string][] = [
+    [source, inTop, target],
+    [path.join(source, 'base'), inBase.filter((_name, index) => index % 2 === 0), base],
+    [path.join(source, 'base'), inBase.filter((_name, index) => index % 2 === 1), base],
+  ];
+  await Promise.all([
+    makeSkeleton(target, options),
+    ...parts.map(([directory, entries, to]) => copyEntries(mode, directory, entries, to, options)),
+  ]);
+  await dropRelationCaches(target, inBase);
 }
 
 /** The directories whose content stays behind. */
 async function makeSkeleton(target: string, options: CloneOptions): Promise<void> {
   const wanted = options.rules.asItIs ? EMPTIED_DIRECTORIES : [...EMPTIED_DIRECTORIES, ...WAL_DIRECTORIES];
   const directories = wanted.map((name) => path.join(target, name));
-  for (const directory of directories) await mkdir(directory, { recursive: true, mode: 0o700 });
+  await Promise.all(directories.map((directory) => mkdir(directory, { recursive: true, mode: 0o700 })));
   await own(directories, options.owner);
 }
 
@@ -110,26 +138,38 @@ async function dropRelationCaches(target: string, databases: readonly string[]):
 
 const VANISHED = /^cp: cannot (stat|access|open) .*: No such file or directory$/;
 
-async function copyEntries(mode: 'reflink' | 'copy', sources: readonly string[], target: string, live: boolean): Promise<void> {
-  if (sources.length === 0) return;
-  if (process.platform !== 'linux') return copyEntriesWithNode(mode, sources, target);
-  const reflink = mode === 'reflink' ? 'always' : 'never';
-  const args = ['-a', `--reflink=${reflink}`, '-t', target, '--', ...sources];
+/** As root, cp runs as the owner: its files are the owner's from the start, and it can read nothing else. */
+async function copyEntries(
+  mode: 'reflink' | 'copy',
+  directory: string,
+  names: readonly string[],
+  target: string,
+  options: CloneOptions,
+): Promise<void> {
+  if (names.length === 0) return;
+  const sources = names.map((name) => path.join(directory, name));
+  if (process.platform !== 'linux') return copyEntriesWithNode(mode, sources, target, options.owner);
+  const args = ['-r', `--reflink=${mode === 'reflink' ? 'always' : 'never'}`, '-t', target, '--', ...sources];
   try {
-    await run('cp', args, { env: { PATH: '/usr/bin:/bin', LC_ALL: 'C' } });
+    await run('cp', args, { env: { PATH: '/usr/bin:/bin', LC_ALL: 'C' }, owner: options.owner });
   } catch (error) {
-    const lines = String(error instanceof Error ? error.message : error).split('\n');
     // `run` puts the command's name before what it said.
-    const said = lines.map((line) => line.replace(/^cp: cp: /, 'cp: '));
-    if (!live || !said.every((line) => VANISHED.test(line))) throw error;
+    const said = errorMessage(error).replace(/^cp: /, '').split('\n');
+    if (!options.live || !said.every((line) => VANISHED.test(line))) throw error;
   }
 }
 
-async function copyEntriesWithNode(mode: 'reflink' | 'copy', sources: readonly string[], target: string): Promise<void> {
+async function copyEntriesWithNode(
+  mode: 'reflink' | 'copy',
+  sources: readonly string[],
+  target: string,
+  owner: FileOwner | undefined,
+): Promise<void> {
   const flag = mode === 'reflink' ? constants.COPYFILE_FICLONE_FORCE : 0;
   for (const source of sources) {
     const to = path.join(target, path.basename(source));
-    await cp(source, to, { recursive: true, mode: flag, preserveTimestamps: true, verbatimSymlinks: true });
+    await cp(source, to, { recursive: true, mode: flag, verbatimSymlinks: true });
+    if (owner) await run('chown', ['-hR', `${owner.uid}:${owner.gid}`, to]);
   }
 }
 
@@ -152,9 +192,12 @@ async function dropUncloned(target: string, options: CloneOptions): Promise<void
 
 const SYNCED_AT_ONCE = 16;
 
-async function syncFiles(durable: Durable, step: SyncStep, root: string): Promise<void> {
+async function filesBelow(root: string): Promise<string[]> {
   const entries = await readdir(root, { withFileTypes: true, recursive: true });
-  const files = entries.filter((entry) => entry.isFile()).map((entry) => path.join(entry.parentPath, entry.name));
+  return entries.filter((entry) => entry.isFile()).map((entry) => path.join(entry.parentPath, entry.name));
+}
+
+async function syncFiles(durable: Durable, step: SyncStep, files: readonly string[]): Promise<void> {
   let next = 0;
   const worker = async () => {
     while (next < files.length) await durable.file(step, files[next++]!);

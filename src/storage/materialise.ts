@@ -21,14 +21,15 @@ import type { ControlData } from '../postgres/control-data.ts';
 import { scanWal, segmentNumberOf } from '../postgres/wal.ts';
 import { assertNoTablespaces, pickBase, takeHotBase } from './bases.ts';
 import type { BaseContext, ReplaySource } from './bases.ts';
+import type { AddedFiles } from './clone-driver.ts';
 import { run } from '../lib/child-process.ts';
 import { timelineKey } from './layout.ts';
 import type { TimelineLayout } from './layout.ts';
 import type { StoredTimeline } from './records.ts';
 import { mayHaveSubscriptions } from './subscriptions.ts';
 import type { ChildTimelineSpec, FileOwner, LivePostgres, TimelineRecord } from './types.ts';
-import { cutSegment, findPoint, stageHistory, stageSegments, stagedSource, walFilesOf, walSource } from './wal-files.ts';
-import type { WalFiles } from './wal-files.ts';
+import { cutSegment, findPoint, stageHistory, stageSegments, walFilesOf, walSource } from './wal-files.ts';
+import type { WalFiles, WalPoint } from './wal-files.ts';
 
 export interface MaterialiseContext extends BaseContext {
   baseLocks: KeyLock;
@@ -48,6 +49,9 @@ export interface Materialised {
   suspectSubscriptions: boolean;
 }
 
+/** Before it is durable. */
+interface Filled extends Materialised, AddedFiles {}
+
 /** Fills `target.pgdata`, which must not exist. Returns when it is durable. */
 export async function materialise(
   context: MaterialiseContext,
@@ -56,9 +60,9 @@ export async function materialise(
   spec: Pick<ChildTimelineSpec, 'point' | 'owner'>,
 ): Promise<Materialised> {
   await assertNoTablespaces(parent.layout.pgdata);
-  const result = await fill(context, parent, target, spec);
-  await writeSignal(context, target.pgdata, spec.owner);
-  await context.driver.sync(context.durable, 'cloned-directory', target.pgdata);
+  const { written, named, ...result } = await fill(context, parent, target, spec);
+  const signal = await writeSignal(target.pgdata, spec.owner);
+  await context.driver.sync(context.durable, target.pgdata, { written, named: [...named, signal] });
   return result;
 }
 
@@ -67,7 +71,7 @@ function fill(
   parent: Parent,
   target: TimelineLayout,
   spec: Pick<ChildTimelineSpec, 'point' | 'owner'>,
-): Promise<Materialised> {
+): Promise<Filled> {
   const { record, live } = parent;
   if (record.recovery !== 'none') {
     if (spec.point.kind === 'lsn' && spec.point.lsn !== record.branchLsn) throw outsideHistory();
@@ -84,12 +88,12 @@ async function cloneAsItIs(
   parent: Parent,
   target: TimelineLayout,
   owner: FileOwner | undefined,
-): Promise<Materialised> {
+): Promise<Filled> {
   const rules = { asItIs: true, backupLabel: true };
   await context.driver.cloneData(parent.layout.pgdata, target.pgdata, { rules, live: false, owner });
   const { branchLsn, branchTimestamp, recovery, suspectSubscriptions } = parent.record;
   if (branchLsn === null || recovery === 'none') throw new Error('a timeline that has yet to recover has a branch point');
-  return { branchLsn, branchTimestamp, recovery, suspectSubscriptions };
+  return { branchLsn, branchTimestamp, recovery, suspectSubscriptions, written: [], named: [] };
 }
 
 async function cloneAtRest(
@@ -97,30 +101,36 @@ async function cloneAtRest(
   parent: Parent,
   target: TimelineLayout,
   owner: FileOwner | undefined,
-): Promise<Materialised> {
+): Promise<Filled> {
   const control = await readControlData(parent.layout.pgdata);
   const clean = control.state === 'shut down';
   const files = walFilesOf(parent.layout, factsOf(parent, control));
   const rules = { asItIs: false, backupLabel: false };
-  // After a crash nobody vouches for the tail of WAL, so the scan checks every record.
-  const scanning = scanWal(walSource(files), { fromLsn: control.redoLsn, verify: !clean });
-  const [scan] = await Promise.all([
-    scanning,
+  const [point] = await Promise.all([
+    pointAtRest(files, control.redoLsn, clean),
     context.driver.cloneData(parent.layout.pgdata, target.pgdata, { rules, live: false, owner }),
   ]);
   const first = segmentNumberOf(control.redoLsn, files.segmentSizeBytes);
-  const last = segmentNumberOf(scan.endLsn - 1n, files.segmentSizeBytes);
+  const last = segmentNumberOf(point.endLsn - 1n, files.segmentSizeBytes);
   const walDirectory = path.join(target.pgdata, 'pg_wal');
   const staged = await stageSegments(context.driver, files, { first, last }, walDirectory);
-  await stageHistory(context.driver, files, walDirectory);
-  if (!clean) await cutAndSync(context, staged.at(-1)!, scan.endLsn, files);
-  const lastCommit = scan.lastCommit ?? (await findPoint(walSource(files), scan.endLsn, 0)).lastCommit;
+  const history = await stageHistory(context.driver, files, walDirectory);
+  if (!clean) await cutSegment(staged.at(-1)!, point.endLsn, files.segmentSizeBytes);
   return {
-    branchLsn: formatLsn(scan.endLsn),
-    branchTimestamp: lastCommit?.time ?? parent.record.branchTimestamp,
+    branchLsn: formatLsn(point.endLsn),
+    branchTimestamp: point.lastCommit?.time ?? parent.record.branchTimestamp,
     recovery: clean ? 'promote' : 'replay',
     suspectSubscriptions: await mayHaveSubscriptions(target.pgdata),
+    written: clean ? [] : staged.slice(-1),
+    named: [...staged, ...history],
   };
+}
+
+/** After a crash nobody vouches for the tail of WAL, so the scan checks every record. */
+async function pointAtRest(files: WalFiles, redoLsn: bigint, clean: boolean): Promise<WalPoint> {
+  const scan = await scanWal(walSource(files), { fromLsn: redoLsn, verify: !clean });
+  if (scan.lastCommit) return scan;
+  return { endLsn: scan.endLsn, lastCommit: (await findPoint(walSource(files), scan.endLsn, 0)).lastCommit };
 }
 
 /** `lsn` undefined: as far as the running parent has flushed. */
@@ -130,29 +140,35 @@ async function replay(
   target: TimelineLayout,
   owner: FileOwner | undefined,
   lsn: bigint | undefined,
-): Promise<Materialised> {
+): Promise<Filled> {
   const suspectBefore = await mayHaveSubscriptions(parent.layout.pgdata);
   const control = await readControlWithRetry(parent.layout.pgdata);
   const files = walFilesOf(parent.layout, factsOf(parent, control));
-  const limit = await withSource(context, parent, owner, { lsn, timelineId: control.timelineId }, async (source, point) => {
+  const { found, first, template } = await withSource(context, parent, owner, { lsn, timelineId: control.timelineId }, async (source, point) => {
     const rules = { asItIs: false, backupLabel: source.kind === 'hot' };
-    await context.driver.cloneData(source.dataDirectory, target.pgdata, { rules, live: false, owner });
-    if (source.template) await adopt(context, target.pgdata, BigInt(parent.record.systemIdentifier), owner);
-    return { point, startLsn: source.startLsn };
+    const reader = source.template ? undefined : owner;
+    const first = segmentNumberOf(source.startLsn, files.segmentSizeBytes);
+    const [found] = await Promise.all([
+      findPoint(walSource(files), point, first),
+      context.driver.cloneData(source.dataDirectory, target.pgdata, { rules, live: false, owner: reader }),
+    ]);
+    return { found, first, template: source.template };
   });
+  const systemIdentifier = BigInt(parent.record.systemIdentifier);
+  const stamped = template ? await adopt(target.pgdata, systemIdentifier, owner) : [];
   const suspect = suspectBefore || (await mayHaveSubscriptions(target.pgdata));
   const walDirectory = path.join(target.pgdata, 'pg_wal');
-  const first = segmentNumberOf(limit.startLsn, files.segmentSizeBytes);
-  const last = segmentNumberOf(limit.point - 1n, files.segmentSizeBytes);
+  const last = segmentNumberOf(found.endLsn - 1n, files.segmentSizeBytes);
   const staged = await stageSegments(context.driver, files, { first, last }, walDirectory);
-  await stageHistory(context.driver, files, walDirectory);
-  const found = await findPoint(stagedSource(files, walDirectory), limit.point, first);
-  await cutAndSync(context, staged[segmentNumberOf(found.endLsn - 1n, files.segmentSizeBytes) - first]!, found.endLsn, files);
+  const history = await stageHistory(context.driver, files, walDirectory);
+  await cutSegment(staged.at(-1)!, found.endLsn, files.segmentSizeBytes);
   return {
     branchLsn: formatLsn(found.endLsn),
     branchTimestamp: found.lastCommit?.time ?? parent.record.branchTimestamp,
     recovery: 'replay',
     suspectSubscriptions: suspect || (await mayHaveSubscriptions(parent.layout.pgdata)),
+    written: [...stamped, ...staged.slice(-1)],
+    named: [...staged.slice(0, -1), ...history],
   };
 }
 
@@ -192,16 +208,11 @@ async function flushedLsn(live: LivePostgres): Promise<bigint> {
   return parseLsn(rows[0]![0]!);
 }
 
-/** A clone of the template becomes the project's: its owner and its system identifier. */
-async function adopt(
-  context: MaterialiseContext,
-  dataDirectory: string,
-  systemIdentifier: bigint,
-  owner: FileOwner | undefined,
-): Promise<void> {
-  if (owner) await run('chown', ['-hR', `${owner.uid}:${owner.gid}`, dataDirectory]);
+/** A clone of the template becomes the project's: its owner and its system identifier. Returns what it wrote. */
+async function adopt(dataDirectory: string, systemIdentifier: bigint, owner: FileOwner | undefined): Promise<string[]> {
   const written = await restampSystemIdentifier(dataDirectory, systemIdentifier);
-  for (const file of written) await context.durable.file('written-file', file);
+  if (owner) await run('chown', ['-hR', `${owner.uid}:${owner.gid}`, dataDirectory]);
+  return written;
 }
 
 /** The root of a project: the template under a new system identifier. It needs no recovery. */
@@ -213,22 +224,16 @@ export async function cloneTemplate(
 ): Promise<void> {
   // As it is: at rest, the template's WAL is the segment with its last checkpoint.
   const rules = { asItIs: true, backupLabel: false };
-  await context.driver.cloneData(template.dataDirectory, target.pgdata, { rules, live: false, owner: spec.owner });
-  await adopt(context, target.pgdata, spec.systemIdentifier, spec.owner);
-  await context.driver.sync(context.durable, 'cloned-directory', target.pgdata);
+  await context.driver.cloneData(template.dataDirectory, target.pgdata, { rules, live: false, owner: undefined });
+  const written = await adopt(target.pgdata, spec.systemIdentifier, spec.owner);
+  await context.driver.sync(context.durable, target.pgdata, { written, named: [] });
 }
 
-async function cutAndSync(context: MaterialiseContext, segment: string, end: bigint, files: WalFiles): Promise<void> {
-  if (end % BigInt(files.segmentSizeBytes) === 0n) return;
-  await cutSegment(segment, end, files.segmentSizeBytes);
-  await context.durable.file('written-file', segment);
-}
-
-async function writeSignal(context: MaterialiseContext, dataDirectory: string, owner: FileOwner | undefined): Promise<void> {
+async function writeSignal(dataDirectory: string, owner: FileOwner | undefined): Promise<string> {
   const file = path.join(dataDirectory, 'recovery.signal');
   await writeFile(file, '', { mode: 0o600 });
   if (owner) await chown(file, owner.uid, owner.gid);
-  await context.durable.file('written-file', file);
+  return file;
 }
 
 function factsOf(parent: Parent, control: ControlData) {

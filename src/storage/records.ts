@@ -2,7 +2,7 @@
  * timeline.json and base.json: the commit records of a timeline and of a base. Renamed into place last, so a record
  * that can be read speaks for everything beside it; a record that cannot be read speaks for nothing.
  */
-import { readFile, readdir } from 'node:fs/promises';
+import { readFile, readdir, rename, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { writeFileDurably } from '../lib/durable.ts';
 import type { Durable } from '../lib/durable.ts';
@@ -38,6 +38,17 @@ export async function readTimelineRecord(layout: TimelineLayout): Promise<Stored
   const record = await readJson<StoredTimeline>(layout.record);
   if (record === undefined) return undefined;
   return record.formatVersion === 1 ? record : undefined;
+}
+
+/**
+ * The first record of a timeline: the moment from which it exists. It gets its name before it is synced, so that one
+ * sync does for both; torn by a power cut it cannot be parsed, and then the timeline had not been created yet.
+ */
+export async function createTimelineRecord(durable: Durable, layout: TimelineLayout, record: StoredTimeline): Promise<void> {
+  const temporary = `${layout.record}.tmp`;
+  await writeFile(temporary, `${JSON.stringify(record, null, 2)}\n`, { mode: 0o600 });
+  await rename(temporary, layout.record);
+  await durable.file('timeline-record', layout.record);
 }
 
 export async function writeTimelineRecord(durable: Durable, layout: TimelineLayout, record: StoredTimeline): Promise<void> {

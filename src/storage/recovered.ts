@@ -9,12 +9,14 @@ import type { Durable } from '../lib/durable.ts';
 import type { TimelineLayout } from './layout.ts';
 
 const SYNCED_AT_ONCE = 16;
-/** File times are as coarse as the kernel's tick. */
-const MARGIN_MS = 1000;
-
-/** The clone itself was durable when timeline.json was written; only what changed since can be missing. */
-export async function syncRecovered(durable: Durable, layout: TimelineLayout): Promise<void> {
-  const since = (await stat(layout.record)).mtimeMs - MARGIN_MS;
+/**
+ * The clone itself was durable when timeline.json was written; only what changed since can be missing. File times of
+ * one file system come from one clock, so they order as the writes did; if that clock has been set back meanwhile,
+ * everything is synced.
+ */
+export async function syncRecovered(durable: Durable, layout: TimelineLayout, nowMs: number): Promise<void> {
+  const recordMs = (await stat(layout.record)).mtimeMs;
+  const since = nowMs < recordMs ? 0 : recordMs;
   const entries = await readdir(layout.pgdata, { withFileTypes: true, recursive: true });
   const files = entries.filter((entry) => entry.isFile()).map((entry) => path.join(entry.parentPath, entry.name));
   let next = 0;

@@ -28,7 +28,7 @@ import { cloneTemplate, materialise } from './materialise.ts';
 import type { MaterialiseContext, Parent } from './materialise.ts';
 import { isOutOfSpace, openPool, poolFull } from './pool.ts';
 import type { Pool } from './pool.ts';
-import { readTimelineRecord, writeTimelineRecord } from './records.ts';
+import { createTimelineRecord, readTimelineRecord, writeTimelineRecord } from './records.ts';
 import type { StoredTimeline } from './records.ts';
 import { afterSuspend } from './rest-work.ts';
 import { measureSize } from './size.ts';
@@ -131,10 +131,11 @@ function creating(
     state.inProgress.add(layout.root);
     try {
       await state.context.discard(layout.root);
-      await makeDirectories(state, layout, spec.owner);
+      await makeDirectories(layout, spec.owner);
       const record = await create(layout);
-      await state.durable.directory('timeline-directory', layout.project);
-      await writeTimelineRecord(state.durable, layout, record);
+      await createTimelineRecord(state.durable, layout, record);
+      const names = [layout.root, layout.project, state.layout.root];
+      await state.pool.driver.syncNames(state.durable, 'timeline-directory', names);
       return record;
     } catch (error) {
       await state.context.discard(layout.root).catch((again: unknown) => state.options.logger.warn({ err: again }, 'leftover'));
@@ -204,7 +205,7 @@ async function findParent(state: State, timeline: TimelineRef): Promise<Parent> 
 }
 
 /** As root, directories above a data directory are root's; the project's group may pass. See layout.ts. */
-async function makeDirectories(state: State, layout: TimelineLayout, owner: FileOwner | undefined): Promise<void> {
+async function makeDirectories(layout: TimelineLayout, owner: FileOwner | undefined): Promise<void> {
   for (const directory of [layout.project, layout.root]) {
     await mkdir(directory, { recursive: true, mode: 0o700 });
     if (owner) {
@@ -214,8 +215,12 @@ async function makeDirectories(state: State, layout: TimelineLayout, owner: File
   }
   await mkdir(layout.bases, { mode: 0o700 });
   await mkdir(layout.wal, { mode: 0o700 });
-  if (owner) await chown(layout.wal, owner.uid, owner.gid);
-  await state.durable.directory('timeline-directory', state.layout.root);
+  if (owner) {
+    // Bases are cloned by processes of the owner, who may read, not change them.
+    await chown(layout.bases, 0, owner.gid);
+    await chmod(layout.bases, 0o710);
+    await chown(layout.wal, owner.uid, owner.gid);
+  }
 }
 
 function deleteTimeline(state: State, timeline: TimelineRef): Promise<void> {
@@ -247,7 +252,7 @@ async function finishRecovery(state: State, timeline: TimelineRef): Promise<Time
   const record = await readTimelineRecord(layout);
   if (!record) throw new AppError('not_found', 'the branch has no data');
   if (record.recovery === 'none') return record;
-  if (record.recovery === 'replay') await syncRecovered(state.durable, layout);
+  if (record.recovery === 'replay') await syncRecovered(state.durable, layout, Date.now());
   const finished: StoredTimeline = { ...record, recovery: 'none', suspectSubscriptions: false };
   await writeTimelineRecord(state.durable, layout, finished);
   return finished;

@@ -34,11 +34,6 @@ export function walSource(files: WalFiles): WalSource {
   };
 }
 
-/** WAL that has been staged into one directory. */
-export function stagedSource(files: WalFiles, directory: string): WalSource {
-  return walSource({ ...files, archive: directory, live: directory });
-}
-
 async function findSegment<T>(files: WalFiles, number: number, take: (file: string) => Promise<T>): Promise<T | undefined> {
   const name = segmentName(files.timelineId, number, files.segmentSizeBytes);
   for (const directory of [files.archive, files.live, files.archive]) {
@@ -88,15 +83,15 @@ export async function stageSegments(
   return staged;
 }
 
-/** The history of the current timeline id, which the next promotion continues. Undefined for id 1. */
-export async function stageHistory(driver: CloneDriver, files: WalFiles, directory: string): Promise<string | undefined> {
-  if (files.timelineId === 1) return undefined;
+/** The history of the current timeline id, which the next promotion continues. None for id 1. */
+export async function stageHistory(driver: CloneDriver, files: WalFiles, directory: string): Promise<string[]> {
+  if (files.timelineId === 1) return [];
   const name = `${files.timelineId.toString(16).toUpperCase().padStart(8, '0')}.history`;
   const target = path.join(directory, name);
   for (const origin of [files.live, files.archive]) {
     try {
       await driver.cloneFile(path.join(origin, name), target);
-      return target;
+      return [target];
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
     }
@@ -106,7 +101,10 @@ export async function stageHistory(driver: CloneDriver, files: WalFiles, directo
 
 /** Ends WAL exactly at `end`: what follows in the segment becomes zeros, which no reader takes for a record. */
 export async function cutSegment(file: string, end: bigint, segmentSizeBytes: number): Promise<void> {
-  await truncate(file, Number(end % BigInt(segmentSizeBytes)));
+  const kept = Number(end % BigInt(segmentSizeBytes));
+  // Zero: the last record ends where the segment does.
+  if (kept === 0) return;
+  await truncate(file, kept);
   await truncate(file, segmentSizeBytes);
 }
 

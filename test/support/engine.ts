@@ -6,6 +6,7 @@ import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import pg from 'pg';
+import { run } from '../../src/lib/child-process.ts';
 import { silentLogger } from '../../src/lib/log.ts';
 import { createInstallations } from '../../src/postgres/installations.ts';
 import { openInternalSession } from '../../src/postgres/internal-session.ts';
@@ -30,6 +31,8 @@ export interface Engine {
   client(branchId: string): Promise<pg.Client>;
   root(branchId: string): Promise<TimelineRecord>;
   child(branchId: string, parentBranchId: string): Promise<TimelineRecord>;
+  /** Everything that was written to the pool so far survives a power cut; for what a test does not examine. */
+  syncPool(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -146,6 +149,9 @@ export async function makeEngine(options: EngineOptions): Promise<Engine> {
     root: (branchId) => storage.createRootTimeline({ ...ref(branchId), pgVersion: major, owner }),
     child: (branchId, parentBranchId) =>
       storage.createChildTimeline({ ...ref(branchId), parentBranchId, owner, point: { kind: 'head' } }),
+    syncPool: async () => {
+      await run('sync', ['-f', options.pool]);
+    },
     close: async () => {
       for (const branchId of running.keys()) await halt(branchId, 'kill');
       await rm(home, { recursive: true, force: true });
