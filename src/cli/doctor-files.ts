@@ -6,11 +6,10 @@ import os from 'node:os';
 import path from 'node:path';
 import type { Config } from '../config.ts';
 import { closedAncestor } from '../home-prepare.ts';
+import { watermarks } from '../storage/pool.ts';
 import type { DoctorContext, Finding } from './finding.ts';
 import { formatBytes } from './print.ts';
 
-const LOW_BYTES = 2 * 1024 ** 3;
-const TOO_LOW_BYTES = 256 * 1024 ** 2;
 /** How many projects one should be able to make before their user ids meet somebody else's. */
 const UIDS_WANTED = 100_000;
 
@@ -46,10 +45,11 @@ export async function checkSpace({ home }: DoctorContext): Promise<Finding[]> {
   const name = 'space';
   const { bsize, bavail, blocks } = await statfs(await existingAncestor(home.pool));
   const freeBytes = bavail * bsize;
+  const { highBytes, fullBytes } = watermarks(blocks * bsize);
   const text = `${formatBytes(freeBytes)} free of ${formatBytes(blocks * bsize)} for the pool`;
-  if (freeBytes >= LOW_BYTES) return [{ name, level: 'ok', text }];
+  if (freeBytes >= highBytes) return [{ name, level: 'ok', text }];
   const fix = 'delete branches that nobody needs, or move the pool: ballast start --pool <directory on a larger disk>';
-  return [{ name, level: freeBytes < TOO_LOW_BYTES ? 'fail' : 'warn', text: `only ${text}`, fix }];
+  return [{ name, level: freeBytes < fullBytes ? 'fail' : 'warn', text: `only ${text}; new branches are refused`, fix }];
 }
 
 /** The directory itself or the nearest above it that exists. */
