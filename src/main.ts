@@ -2,9 +2,8 @@
  * The composition root: config -> home -> catalog -> engine -> operations -> edges. Everything that lives is made here,
  * handed down, and stopped in the opposite order. Nobody imports this file but the CLI.
  */
-import { access } from 'node:fs/promises';
-import { readFile } from 'node:fs/promises';
 import dns from 'node:dns/promises';
+import { access, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { handlers } from './api/handlers.ts';
 import { createApiServer } from './api/server.ts';
@@ -12,6 +11,7 @@ import { CatalogDatabase, parseCatalogUrl, type CatalogConnection } from './cata
 import { startEmbeddedCatalog } from './catalog/embedded.ts';
 import { migrate } from './catalog/migrate.ts';
 import { nodeId as readNodeId } from './catalog/nodes.ts';
+import { endpointLost } from './catalog/reconciling.ts';
 import { createSupervisor } from './compute/supervisor.ts';
 import type { Supervisor } from './compute/types.ts';
 import type { Config } from './config.ts';
@@ -25,7 +25,7 @@ import { prepareHome } from './home-prepare.ts';
 import { durable, writeFileDurably } from './lib/durable.ts';
 import type { Logger } from './lib/log.ts';
 import { SecretBox } from './lib/secret-box.ts';
-import { createLiveTimelines } from './live-timelines.ts';
+import { createLiveTimelines, type LiveTimelines } from './live-timelines.ts';
 import { createActions } from './operations/actions/actions.ts';
 import { createBackground } from './operations/background.ts';
 import { createQueue, type RunnerQueue } from './operations/queue.ts';
@@ -113,7 +113,9 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
   const supervisor = live.watch(createSupervisor({ home, storage, installations, logger }));
   const queue = createQueue({ catalog: catalog.work });
   stops.push({ what: 'queue', run: async () => queue.close() });
-  const parts = { config, home, nodeId, installations, storage, supervisor, queue, catalog, live, logger, stops };
+  const proxyClosing: Parts['proxyClosing'] = {};
+  stops.push({ what: 'proxy connections', run: async () => proxyClosing.done });
+  const parts = { config, home, nodeId, installations, storage, supervisor, queue, catalog, live, proxyClosing, logger, stops };
   const access = await startWork(parts);
   return { ...(await startEdges(parts, access)), pool };
 }
@@ -132,7 +134,9 @@ interface Parts {
   supervisor: Supervisor;
   queue: RunnerQueue;
   catalog: Catalogs;
-  live: ReturnType<typeof createLiveTimelines>;
+  live: LiveTimelines;
+  /** Clients whose computes stop hear so from Postgres: their connections are waited for after that. */
+  proxyClosing: { done?: Promise<void> };
   logger: Logger;
   stops: Stop[];
 }
@@ -197,7 +201,7 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
   });
   const runner = new Runner({ ...common, actions, onEnded: (row) => access.invalidate(row.projectId) });
 
-  stops.push({ what: 'computes', run: () => supervisor.stopAll() });
+  stops.push({ what: 'computes', run: () => stopComputes(work, supervisor) });
   await live.learn(work, await supervisor.adopt());
   supervisor.onExit((endpointId) => void recover.exited(endpointId).catch((error: unknown) => logger.warn({ err: error }, 'a lost compute could not be recorded')));
   await recover.atStart();
@@ -211,15 +215,18 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
   return access;
 }
 
+async function stopComputes(catalog: CatalogDatabase, supervisor: Supervisor): Promise<void> {
+  const running = supervisor.running();
+  await supervisor.stopAll();
+  await Promise.all(running.map((endpointId) => endpointLost(catalog, endpointId)));
+}
+
 async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<{ apiPort: number; pgPort: number }> {
-  const { config, home, nodeId, installations, storage, queue, catalog, logger, stops } = parts;
+  const { config, home, nodeId, installations, storage, queue, catalog, proxyClosing, logger, stops } = parts;
   const certificates = await loadCertificates({ home, config });
   const proxy = createProxy({ access, tls: certificates, domain: config.domain, requireTls: config.domain !== 'localhost', logger });
   await proxy.listen(config.listen, config.pgPort);
-  // Clients whose computes stop are told so by Postgres: the proxy lets them go while the computes stop.
-  let closing: Promise<void> | undefined;
-  stops.unshift({ what: 'proxy connections', run: async () => closing });
-  stops.push({ what: 'proxy listener', run: async () => void (closing = proxy.close(PROXY_GRACE_MS)) });
+  stops.push({ what: 'proxy listener', run: async () => void (proxyClosing.done = proxy.close(PROXY_GRACE_MS)) });
 
   const controlPlane = createControlPlane({
     catalog: catalog.requests,

@@ -192,14 +192,13 @@ export class Runner {
     const log = logger.child({ operation: operation.id, action: operation.action, branch: operation.branchId, endpoint: operation.endpointId });
     if (isObsolete(operation)) return this.#end(operation, { skip: true }, 'skipped', null, signal);
     const begunMs = performance.now();
-    let outcome: Outcome;
     try {
-      outcome = await actions[operation.action].run(operation, signal);
+      const outcome = await actions[operation.action].run(operation, signal);
+      await this.#end(operation, outcome, outcome?.skip ? 'skipped' : 'finished', null, signal);
     } catch (error) {
       if (signal.aborted) return void log.info('gave an operation back');
       return this.#failed(operation, error, signal, log);
     }
-    await this.#end(operation, outcome, outcome?.skip ? 'skipped' : 'finished', null, signal);
     log.debug({ durationMs: Math.round(performance.now() - begunMs) }, 'operation ended');
   }
 
@@ -215,14 +214,14 @@ export class Runner {
       setTimeout(() => this.#fill(), delayMs + 1).unref();
       return;
     }
-    let undone: Outcome = undefined;
     try {
-      undone = await this.#options.actions[operation.action].undo(operation);
+      const undone = await this.#options.actions[operation.action].undo(operation);
+      await this.#end(operation, undone, 'failed', text, signal);
     } catch (undoError) {
       // The reconcilers put right what is left; the operation must not stay open for it.
       log.error({ err: undoError }, 'an operation could not be undone');
+      await this.#end(operation, undefined, 'failed', text, signal);
     }
-    await this.#end(operation, undone, 'failed', text, signal);
   }
 
   #retryDelayMs(failures: number): number {
