@@ -7,7 +7,11 @@
  *   c <n> <us>       commit of row n was acknowledged after that many microseconds
  *   lost <message>   the session broke (and the process ends)
  */
+import { setTimeout as pause } from 'node:timers/promises';
 import pg from 'pg';
+
+/** A steady pace: a writer that takes all of the machine measures the machine. */
+const BETWEEN_COMMITS_MS = 4;
 
 const client = new pg.Client({ connectionString: process.env.LEDGER_URI });
 let stopping = false;
@@ -25,6 +29,7 @@ try {
     await client.query({ name: 'commit', text: 'insert into ledger (n) values ($1)', values: [n] });
     const us = (process.hrtime.bigint() - begun) / 1000n;
     process.stdout.write(`c ${n} ${us}\n`);
+    await pause(BETWEEN_COMMITS_MS);
   }
 } catch (error) {
   process.stdout.write(`lost ${error.message}\n`);
