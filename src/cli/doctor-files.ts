@@ -49,7 +49,9 @@ export async function checkSpace({ home }: DoctorContext): Promise<Finding[]> {
   const text = `${formatBytes(freeBytes)} free of ${formatBytes(blocks * bsize)} for the pool`;
   if (freeBytes >= highBytes) return [{ name, level: 'ok', text }];
   const fix = 'delete branches that nobody needs, or move the pool: ballast start --pool <directory on a larger disk>';
-  return [{ name, level: freeBytes < fullBytes ? 'fail' : 'warn', text: `only ${text}; new branches are refused`, fix }];
+  return [
+    { name, level: freeBytes < fullBytes ? 'fail' : 'warn', text: `only ${text}; new branches are refused`, fix },
+  ];
 }
 
 /** The directory itself or the nearest above it that exists. */
