@@ -75,7 +75,9 @@ test.each(majors)('%i: a role with objects, grants and members of its own can be
   await compute.apply({ kind: 'create_role', name: 'worker', verifier, noLogin: false });
   const worker = await compute.as('worker');
   await worker.query(`create role helper; create role other; grant helper to other`);
-  await worker.query(`create schema w; create table w.t (x int); insert into w.t values (7); grant select on w.t to other`);
+  await worker.query(
+    `create schema w; create table w.t (x int); insert into w.t values (7); grant select on w.t to other`,
+  );
   await worker.query(`alter default privileges in schema w grant select on tables to other`);
   await worker.query(`create function w.f() returns int language sql security definer as 'select 1'`);
   await worker.query('create database theirs');
@@ -105,29 +107,34 @@ test.each(majors)('%i: databases change while clients sit in them, and with a te
   await inTemplate.end().catch(() => undefined);
 });
 
-test.each(majors.filter((major) => major >= 16))('%i: a database with a subscription and a slot can be dropped', async (major) => {
-  const spec = engine.spec(`ep-changes-${++counter}`, major, { logicalReplication: true });
-  await engine.storage.create(spec.timeline, major);
-  const address = await engine.supervisor.start(spec, [
-    { kind: 'create_role', name: 'owner', verifier: await testVerifier(), noLogin: false },
-    { kind: 'create_database', name: 'shop', owner: 'owner' },
-  ]);
-  const client = await connectAs(address, 'owner', 'shop');
-  await client.query(
-    `create subscription s connection 'host=/nonexistent password=x' publication p with (connect = false, slot_name = 'far_away')`,
-  );
-  await client.query(`select pg_create_logical_replication_slot('mine', 'test_decoding')`);
-  await client.end();
-  await engine.supervisor.applyChanges(spec.endpointId, [{ kind: 'drop_database', name: 'shop' }]);
-  expect((await engine.supervisor.rolesAndDatabases(spec.endpointId)).databases).toEqual([]);
-});
+test.each(majors.filter((major) => major >= 16))(
+  '%i: a database with a subscription and a slot can be dropped',
+  async (major) => {
+    const spec = engine.spec(`ep-changes-${++counter}`, major, { logicalReplication: true });
+    await engine.storage.create(spec.timeline, major);
+    const address = await engine.supervisor.start(spec, [
+      { kind: 'create_role', name: 'owner', verifier: await testVerifier(), noLogin: false },
+      { kind: 'create_database', name: 'shop', owner: 'owner' },
+    ]);
+    const client = await connectAs(address, 'owner', 'shop');
+    await client.query(
+      `create subscription s connection 'host=/nonexistent password=x' publication p with (connect = false, slot_name = 'far_away')`,
+    );
+    await client.query(`select pg_create_logical_replication_slot('mine', 'test_decoding')`);
+    await client.end();
+    await engine.supervisor.applyChanges(spec.endpointId, [{ kind: 'drop_database', name: 'shop' }]);
+    expect((await engine.supervisor.rolesAndDatabases(spec.endpointId)).databases).toEqual([]);
+  },
+);
 
 test('what Ballast itself needs is never touched', async () => {
   const compute = await running(majors.at(-1)!);
   const verifier = await testVerifier();
   for (const name of ['cloud_admin', 'neon_superuser', 'pg_monitor', '']) {
     await expect(compute.apply({ kind: 'drop_role', name })).rejects.toMatchObject({ kind: 'unprocessable' });
-    await expect(compute.apply({ kind: 'set_verifier', name, verifier })).rejects.toMatchObject({ kind: 'unprocessable' });
+    await expect(compute.apply({ kind: 'set_verifier', name, verifier })).rejects.toMatchObject({
+      kind: 'unprocessable',
+    });
   }
   for (const name of ['postgres', 'template0', 'template1']) {
     await expect(compute.apply({ kind: 'drop_database', name })).rejects.toMatchObject({ kind: 'unprocessable' });
@@ -135,9 +142,10 @@ test('what Ballast itself needs is never touched', async () => {
   await expect(
     compute.apply({ kind: 'create_role', name: 'x', verifier: 'a password in clear text', noLogin: false }),
   ).rejects.toMatchObject({ kind: 'internal' });
-  await expect(
-    compute.apply({ kind: 'create_database', name: 'x', owner: 'nobody at all' }),
-  ).rejects.toMatchObject({ kind: 'unprocessable', message: expect.stringContaining('nobody at all') });
+  await expect(compute.apply({ kind: 'create_database', name: 'x', owner: 'nobody at all' })).rejects.toMatchObject({
+    kind: 'unprocessable',
+    message: expect.stringContaining('nobody at all'),
+  });
 });
 
 test('SQL shows up in the fingerprint: roles, passwords, logins, databases, owners', async () => {

@@ -126,7 +126,9 @@ async function createDatabase(sessions: Sessions, change: Change<'create_databas
     }
     await session.query(`GRANT ALL PRIVILEGES ON DATABASE ${database} TO neon_superuser`);
   });
-  await sessions.inDatabase(change.name, (session) => givePublicSchema(session, ['cloud_admin', 'pg_database_owner'], change.owner));
+  await sessions.inDatabase(change.name, (session) =>
+    givePublicSchema(session, ['cloud_admin', 'pg_database_owner'], change.owner),
+  );
 }
 
 /** Hands the schema `public` on, if it is there and still belongs to one of `from`. */
@@ -174,7 +176,9 @@ async function dropDatabase(sessions: Sessions, change: Change<'drop_database'>)
   if (found.length === 0) return;
   const [connectionLimit, hasSubscriptions] = found[0]!;
   if (connectionLimit !== '-2') {
-    await sessions.inPostgres((session) => session.query(`ALTER DATABASE ${database} WITH IS_TEMPLATE false ALLOW_CONNECTIONS true`));
+    await sessions.inPostgres((session) =>
+      session.query(`ALTER DATABASE ${database} WITH IS_TEMPLATE false ALLOW_CONNECTIONS true`),
+    );
     if (hasSubscriptions === 'true') await sessions.inDatabase(change.name, dropSubscriptions);
   }
   await sessions.inPostgres((session) =>

@@ -10,6 +10,7 @@ import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { TestEngine } from '../../test/support/computes.ts';
 import { TEST_PASSWORD, connectAs, openTestEngine, testMajors, testVerifier } from '../../test/support/computes.ts';
+import { UNCHECKED_PLUGIN_FUNCTIONS_SQL } from '../postgres/hardening.ts';
 import type { ComputeAddress, ComputeSpec } from './types.ts';
 
 const majors = await testMajors();
@@ -39,7 +40,10 @@ interface Attack {
   only?: (major: number) => boolean;
 }
 
-const attack = (sql: string, ...refusedBy: string[]): Attack => ({ sql, refusedBy: refusedBy.length > 0 ? refusedBy : [DENIED] });
+const attack = (sql: string, ...refusedBy: string[]): Attack => ({
+  sql,
+  refusedBy: refusedBy.length > 0 ? refusedBy : [DENIED],
+});
 
 const HOST: Attack[] = [
   attack('grant pg_execute_server_program to mallory', NO_SUCH_OBJECT),
@@ -74,7 +78,10 @@ const HOST: Attack[] = [
   attack('create extension pg_walinspect', DENIED, UNSUPPORTED, NO_FILE),
   attack('create extension sslinfo', DENIED, UNSUPPORTED, NO_FILE),
   attack('create language plpython3u', NO_SUCH_OBJECT, DENIED, UNSUPPORTED, NO_FILE),
-  attack(`create text search dictionary d (template = ispell, dictfile = '../../../../etc/passwd', afffile = 'x')`, '22023'),
+  attack(
+    `create text search dictionary d (template = ispell, dictfile = '../../../../etc/passwd', afffile = 'x')`,
+    '22023',
+  ),
 ];
 
 const BECOMING_SUPERUSER: Attack[] = [
@@ -98,7 +105,9 @@ const BECOMING_SUPERUSER: Attack[] = [
   attack(`alter role all set search_path = evil`),
   attack('create event trigger e on ddl_command_start execute function pg_notify()', DENIED, '42883', '42P17'),
   attack('create function pg_catalog.count_evil() returns int language sql as $$ select 1 $$'),
-  attack('create or replace function pg_catalog.pg_get_userbyid(oid) returns name language sql as $$ select current_user::name $$'),
+  attack(
+    'create or replace function pg_catalog.pg_get_userbyid(oid) returns name language sql as $$ select current_user::name $$',
+  ),
   attack('checkpoint'),
   attack(`select pg_create_restore_point('x')`),
   attack('select pg_reload_conf()'),
@@ -112,7 +121,11 @@ const LIBRARIES: Attack[] = [
   attack(`select pg_create_logical_replication_slot('x', '$libdir/dblink')`, DENIED, '23514'),
   attack(`select pg_create_logical_replication_slot('x', 'auto_explain')`, DENIED, '23514'),
   attack(`select pg_create_logical_replication_slot(plugin => 'basic_archive', slot_name => 'x')`, DENIED, '23514'),
-  attack(`select pg_copy_logical_replication_slot('kept', 'x', false, '/lib/x86_64-linux-gnu/libz.so.1')`, DENIED, '23514'),
+  attack(
+    `select pg_copy_logical_replication_slot('kept', 'x', false, '/lib/x86_64-linux-gnu/libz.so.1')`,
+    DENIED,
+    '23514',
+  ),
   attack(`set dynamic_library_path = '/tmp'`),
   attack(`set session_preload_libraries = 'x'`),
   attack(`alter role mallory set session_preload_libraries = 'x'`),
@@ -192,15 +205,21 @@ describe.each(majors)('Postgres %i', (major) => {
         if (made.code !== 'none') continue;
       } else expect(made.code, made.message).toBe('none');
       const client = await connectAs(it.address, 'mallory', 'copy');
-      const outcome = await attempt(client, `select pg_create_logical_replication_slot('y', '/lib/x86_64-linux-gnu/libz.so.1')`);
+      const outcome = await attempt(
+        client,
+        `select pg_create_logical_replication_slot('y', '/lib/x86_64-linux-gnu/libz.so.1')`,
+      );
       expect([DENIED, '23514'], outcome.message).toContain(outcome.code);
+      expect((await client.query(UNCHECKED_PLUGIN_FUNCTIONS_SQL)).rows).toEqual([{ count: '0' }]);
       await client.end();
     }
     await it.mallory.query('drop database if exists copy');
   });
 
   test("cloud_admin's secret cannot be had: no guess, no plain text, no other way in", async () => {
-    const { rows } = await it.mallory.query<{ rolpassword: string }>(`select rolpassword from pg_authid where rolname = 'cloud_admin'`);
+    const { rows } = await it.mallory.query<{ rolpassword: string }>(
+      `select rolpassword from pg_authid where rolname = 'cloud_admin'`,
+    );
     expect(rows[0]!.rolpassword).toMatch(/^SCRAM-SHA-256\$/);
     for (const password of ['', 'cloud_admin', TEST_PASSWORD, rows[0]!.rolpassword]) {
       await expect(connectAs(it.address, 'cloud_admin', 'postgres', password)).rejects.toThrow();
@@ -220,16 +239,30 @@ describe.each(majors)('Postgres %i', (major) => {
     await client.query('create extension if not exists dblink; create extension if not exists postgres_fdw');
     const socket = (await client.query<{ unix_socket_directories: string }>('show unix_socket_directories')).rows[0]!
       .unix_socket_directories;
-    for (const [user, extra] of [['cloud_admin', ''], ['mallory', ''], ['mallory', ' replication=database'], ['mallory', ' replication=true']]) {
+    for (const [user, extra] of [
+      ['cloud_admin', ''],
+      ['mallory', ''],
+      ['mallory', ' replication=database'],
+      ['mallory', ' replication=true'],
+    ]) {
       const conninfo = `host=${socket} user=${user} dbname=shop password=${TEST_PASSWORD.replaceAll(' ', '\\ ')}${extra}`;
       const outcome = await attempt(client, `select dblink_connect('c', $$${conninfo}$$)`);
       expect(outcome.message).toMatch(/No such file or directory|could not establish connection/);
       expect(['08001', DENIED], outcome.message).toContain(outcome.code);
     }
     expect((await attempt(client, `select dblink_connect_u('host=${socket} user=cloud_admin')`)).code).toBe(DENIED);
-    await client.query(`create server self foreign data wrapper postgres_fdw options (host '${socket}', dbname 'shop')`);
+    await client.query(
+      `create server self foreign data wrapper postgres_fdw options (host '${socket}', dbname 'shop')`,
+    );
     await client.query(`create foreign table far (x int) server self`);
-    expect((await attempt(client, `create user mapping for mallory server self options (user 'cloud_admin', password_required 'false')`)).code).toBe(DENIED);
+    expect(
+      (
+        await attempt(
+          client,
+          `create user mapping for mallory server self options (user 'cloud_admin', password_required 'false')`,
+        )
+      ).code,
+    ).toBe(DENIED);
     await client.query(`create user mapping for mallory server self options (user 'cloud_admin', password 'x')`);
     expect((await attempt(client, 'select * from far')).message).toMatch(/could not connect|No such file/);
     const subscription = `create subscription s connection 'host=${socket} user=cloud_admin password=x dbname=shop' publication p`;
@@ -243,17 +276,33 @@ describe.each(majors)('Postgres %i', (major) => {
   test('internal sessions run none of the tenant’s code and cannot be locked out', async () => {
     const { address, mallory, spec } = it;
     const canary = path.join(canaries, `hijack-${major}`);
-    await mallory.query('create schema evil; create table evil.seen (who text, what text); grant all on schema evil to public; grant all on evil.seen to public');
+    await mallory.query(
+      'create schema evil; create table evil.seen (who text, what text); grant all on schema evil to public; grant all on evil.seen to public',
+    );
     const body = (name: string) =>
       `begin insert into evil.seen values (current_user, '${name}');
          begin execute 'copy (select 1) to program ''touch ${canary}'''; exception when others then null; end; return null; end`;
-    const functions = ['pg_get_userbyid(oid)', 'current_database()', 'quote_nullable(text)', 'md5(text)', 'pg_terminate_backend(int)', 'count()', 'pg_backend_pid()'];
+    const functions = [
+      'pg_get_userbyid(oid)',
+      'current_database()',
+      'quote_nullable(text)',
+      'md5(text)',
+      'pg_terminate_backend(int)',
+      'count()',
+      'pg_backend_pid()',
+    ];
     for (const signature of functions) {
-      await mallory.query(`create function evil.${signature} returns text language plpgsql as $f$ ${body(signature)} $f$`);
+      await mallory.query(
+        `create function evil.${signature} returns text language plpgsql as $f$ ${body(signature)} $f$`,
+      );
     }
     for (const type of ['name', 'text', 'oid']) {
-      await mallory.query(`create function evil.equal_${type}(${type}, ${type}) returns boolean language plpgsql as $f$ ${body(`=${type}`)} $f$`);
-      await mallory.query(`create operator evil.= (leftarg = ${type}, rightarg = ${type}, function = evil.equal_${type})`);
+      await mallory.query(
+        `create function evil.equal_${type}(${type}, ${type}) returns boolean language plpgsql as $f$ ${body(`=${type}`)} $f$`,
+      );
+      await mallory.query(
+        `create operator evil.= (leftarg = ${type}, rightarg = ${type}, function = evil.equal_${type})`,
+      );
     }
     const planted = [
       'alter database shop set search_path = evil, pg_catalog',
@@ -274,7 +323,9 @@ describe.each(majors)('Postgres %i', (major) => {
       const outcome = await attempt(mallory, statement);
       expect(outcome.code, `${statement}: ${outcome.message}`).toBe('none');
     }
-    await mallory.query('create role victim login; create table public.theirs (x int); alter table public.theirs owner to mallory');
+    await mallory.query(
+      'create role victim login; create table public.theirs (x int); alter table public.theirs owner to mallory',
+    );
     await mallory.query('set search_path = public; grant victim to mallory');
     await mallory.query('alter table public.theirs owner to victim').catch(() => undefined);
     await engine.supervisor.rolesAndDatabases(spec.endpointId);
@@ -289,7 +340,9 @@ describe.each(majors)('Postgres %i', (major) => {
       { kind: 'drop_role', name: 'second' },
     ]);
     await engine.supervisor.suspend(spec.endpointId);
-    expect(await engine.supervisor.start(spec, [{ kind: 'set_verifier', name: 'mallory', verifier }])).not.toEqual(address);
+    expect(await engine.supervisor.start(spec, [{ kind: 'set_verifier', name: 'mallory', verifier }])).not.toEqual(
+      address,
+    );
     it.address = engine.supervisor.address(spec.endpointId)!;
     const reader = await connectAs(it.address, 'mallory', 'postgres');
     await reader.query(`alter database shop reset all; alter database shop connection limit -1`);
@@ -311,7 +364,10 @@ describe.each(majors)('Postgres %i', (major) => {
     const sheet = (what: string) =>
       `<xsl:stylesheet version="1.0" xmlns:xsl="http://www.w3.org/1999/XSL/Transform"><xsl:template match="/"><out>${what}</out></xsl:template></xsl:stylesheet>`;
     const document = await client
-      .query('select xslt_process($1, $2) as text', ['<a/>', sheet(`<xsl:copy-of select="document('file:///proc/self/status')"/>`)])
+      .query('select xslt_process($1, $2) as text', [
+        '<a/>',
+        sheet(`<xsl:copy-of select="document('file:///proc/self/status')"/>`),
+      ])
       .catch((error: unknown) => ({ rows: [String(error)] }));
     expect(JSON.stringify(document.rows)).not.toMatch(/Uid/);
   });
@@ -324,7 +380,19 @@ describe.each(majors)('Postgres %i', (major) => {
          where trusted and name not in ('plpgsql') group by name order by name`,
       );
       const names = rows.map((row) => row.name);
-      expect(names).toEqual(expect.arrayContaining(['pgcrypto', 'citext', 'uuid-ossp', 'pg_trgm', 'hstore', 'postgres_fdw', 'dblink', 'amcheck', 'pg_stat_statements']));
+      expect(names).toEqual(
+        expect.arrayContaining([
+          'pgcrypto',
+          'citext',
+          'uuid-ossp',
+          'pg_trgm',
+          'hstore',
+          'postgres_fdw',
+          'dblink',
+          'amcheck',
+          'pg_stat_statements',
+        ]),
+      );
       for (const name of names) {
         const outcome = await attempt(client, `create extension if not exists "${name}" cascade`);
         expect(outcome.code, `${name}: ${outcome.message}`).toBe('none');
@@ -343,13 +411,21 @@ describe.each(majors)('Postgres %i', (major) => {
       await client.query('create table published (x int primary key); create publication p for table published');
       await client.query(`select * from pg_create_logical_replication_slot('decoded', 'test_decoding')`);
       await client.query(`select * from pg_create_logical_replication_slot('temporary', 'pgoutput', true)`);
-      await client.query(`select * from pg_create_logical_replication_slot(slot_name => 'named', plugin => 'pgoutput', twophase => false)`);
-      await client.query({ text: 'select * from pg_create_logical_replication_slot($1, $2)', values: ['bound', 'test_decoding'] });
-      await client.query(`select * from pg_copy_logical_replication_slot('decoded', 'copied')`);
+      await client.query(
+        `select * from pg_create_logical_replication_slot(slot_name => 'named', plugin => 'pgoutput', twophase => false)`,
+      );
+      await client.query({
+        text: 'select * from pg_create_logical_replication_slot($1, $2)',
+        values: ['bound', 'test_decoding'],
+      });
+      await client.query(`select * from pg_copy_logical_replication_slot('decoded', 'copied', false, 'test_decoding')`);
       await client.query('insert into published values (1)');
-      const { rows } = await client.query<{ data: string }>(`select data from pg_logical_slot_get_changes('decoded', null, null)`);
+      const { rows } = await client.query<{ data: string }>(
+        `select data from pg_logical_slot_get_changes('decoded', null, null)`,
+      );
       expect(rows.map((row) => row.data).join('\n')).toMatch(/INSERT: x\[integer\]:1/);
-      for (const slot of ['decoded', 'named', 'bound', 'copied']) await client.query('select pg_drop_replication_slot($1)', [slot]);
+      for (const slot of ['decoded', 'named', 'bound', 'copied'])
+        await client.query('select pg_drop_replication_slot($1)', [slot]);
       if (major >= 16) {
         await client.query(
           `create subscription mine connection 'host=db.example.com password=x' publication p with (connect = false, slot_name = none)`,
@@ -375,20 +451,20 @@ describe.each(majors)('Postgres %i', (major) => {
         'create trigger tr before insert on app.t for each row execute function app.f()',
         `insert into app.t (owner) values ('x')`,
         'create materialized view app.m as select count(*) from app.t',
-        'create type app.color as enum (\'red\')',
+        "create type app.color as enum ('red')",
         'create index concurrently on app.t (owner)',
         'vacuum analyze app.t',
         'reindex table app.t',
         'listen channel',
         `notify channel, 'x'`,
         'select pg_advisory_lock(1), pg_advisory_unlock(1)',
-        'select lo_unlink(lo_from_bytea(0, \'abc\'))',
+        "select lo_unlink(lo_from_bytea(0, 'abc'))",
         'select pg_export_snapshot()',
         'select count(*) from pg_stat_activity',
         'select pg_database_size(current_database())',
         'select pg_cancel_backend(pg_backend_pid() + 100000)',
         'grant pg_monitor to plain',
-        'alter database shop set work_mem = \'8MB\'',
+        "alter database shop set work_mem = '8MB'",
         'alter role mallory set statement_timeout = 0',
         'create database second',
         'alter database second rename to third',
@@ -405,7 +481,8 @@ describe.each(majors)('Postgres %i', (major) => {
       await client.query('grant reader to mallory');
       await client.query('drop owned by reader');
       await client.query(last);
-      if (major >= 16) await client.query('create role powerful login replication bypassrls createrole createdb; drop role powerful');
+      if (major >= 16)
+        await client.query('create role powerful login replication bypassrls createrole createdb; drop role powerful');
     });
   });
 });

@@ -73,7 +73,8 @@ export async function startCompute(context: StartContext, spec: ComputeSpec): Pr
 
 async function assertNoHostRoles(session: InternalSession): Promise<void> {
   const [row] = await session.query(HOST_ROLES_SQL);
-  if (row?.[0] !== '0') throw new AppError('internal', 'the compute is not safe to run', { internal: 'host roles exist' });
+  if (row?.[0] !== '0')
+    throw new AppError('internal', 'the compute is not safe to run', { internal: 'host roles exist' });
 }
 
 type Phase = Pick<ConfigurationInput, 'phase' | 'subscriptionWorkers'>;
@@ -86,6 +87,7 @@ async function firstStart(
 ): Promise<Compute> {
   const subscriptionWorkers = !timeline.suspectSubscriptions;
   const replays = timeline.recovery === 'replay';
+  if (replays) await context.storage.beginRecovery?.(spec.timeline);
   const compute = await launch(context, spec, installation, {
     phase: replays ? 'recovery' : 'running',
     subscriptionWorkers,
@@ -146,7 +148,17 @@ async function launch(
     });
     await sealSocketDirectory(places.openSocketDirectory, socketDirectory, spec.owner);
     const secret = await context.secret();
-    return new Compute({ spec, dataDirectory, places, socketDirectory, server, secret, logger, nowMs, fastStopWithinMs });
+    return new Compute({
+      spec,
+      dataDirectory,
+      places,
+      socketDirectory,
+      server,
+      secret,
+      logger,
+      nowMs,
+      fastStopWithinMs,
+    });
   } catch (error) {
     await stopStray(dataDirectory, logger);
     await removePlaces(places, socketDirectory);

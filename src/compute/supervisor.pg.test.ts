@@ -74,7 +74,9 @@ describe('start', () => {
   });
 
   test('a timeline that does not exist is not found', async () => {
-    await expect(engine.supervisor.start(engine.spec('ep-none', major), [])).rejects.toMatchObject({ kind: 'not_found' });
+    await expect(engine.supervisor.start(engine.spec('ep-none', major), [])).rejects.toMatchObject({
+      kind: 'not_found',
+    });
   });
 
   test('a setting that Postgres refuses is named, without a path, and nothing stays behind', async () => {
@@ -176,7 +178,9 @@ describe('suspend', () => {
     expect(engine.supervisor.address(spec.endpointId)).toBeUndefined();
     expect(await alive(path.join(dataDirectory(spec), 'postmaster.pid'))).toBe(false);
     expect(await alive(address.socketDirectory)).toBe(false);
-    expect(await readFile(path.join(engine.home.log, 'computes', `${spec.endpointId}.log`), 'utf8')).toMatch(/shut down/);
+    expect(await readFile(path.join(engine.home.log, 'computes', `${spec.endpointId}.log`), 'utf8')).toMatch(
+      /shut down/,
+    );
   });
 
   test('a client sees 57P01', async () => {

@@ -87,7 +87,9 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     adopt: () => adopt(state),
     onExit: (listener) => void state.exitListeners.push(listener),
     stopAll: async () => {
-      await Promise.all([...state.computes.keys()].map((endpointId) => alone(endpointId, () => suspend(state, endpointId))));
+      await Promise.all(
+        [...state.computes.keys()].map((endpointId) => alone(endpointId, () => suspend(state, endpointId))),
+      );
     },
   };
 }
@@ -170,7 +172,10 @@ async function adopt(state: State): Promise<string[]> {
         try {
           return await adoptOne(state, record);
         } catch (error) {
-          logger.error({ endpointId: record.spec.endpointId, reason: errorMessage(error) }, 'could not adopt a compute');
+          logger.error(
+            { endpointId: record.spec.endpointId, reason: errorMessage(error) },
+            'could not adopt a compute',
+          );
           return undefined;
         }
       }),

@@ -21,7 +21,16 @@ test('a control file is trusted once, whatever it said before', () => {
 });
 
 test('forbidden extensions go with their scripts, allowed ones become trusted, others lose trust', async () => {
-  for (const name of ['file_fdw', 'plperl', 'plperlu', 'plpython3u', 'pltcl', 'hstore_plperl', 'ltree_plpython3u', 'pageinspect']) {
+  for (const name of [
+    'file_fdw',
+    'plperl',
+    'plperlu',
+    'plpython3u',
+    'pltcl',
+    'hstore_plperl',
+    'ltree_plpython3u',
+    'pageinspect',
+  ]) {
     await put(`${name}.control`, 'relocatable = true\n');
     await put(`${name}--1.0.sql`, 'select 1;\n');
   }
@@ -43,11 +52,14 @@ test('scripts grant what they took from everybody, in every version, and only on
   expect(grants(await get('amcheck--1.0.sql'))).toEqual([
     'GRANT EXECUTE ON FUNCTION bt_index_check(regclass) TO neon_superuser WITH GRANT OPTION;',
   ]);
-  expect(await get('amcheck--1.0--1.1.sql')).toMatch(/GRANT EXECUTE ON FUNCTION verify_heapam\(regclass,\s+boolean\)\s+TO/);
+  expect(await get('amcheck--1.0--1.1.sql')).toMatch(
+    /GRANT EXECUTE ON FUNCTION verify_heapam\(regclass,\s+boolean\)\s+TO/,
+  );
 });
 
 test('dblink_connect_u is never granted', () => {
-  const script = 'REVOKE ALL ON FUNCTION dblink_connect_u (text) FROM public;\nCREATE FOREIGN DATA WRAPPER dblink_fdw VALIDATOR v;\n';
+  const script =
+    'REVOKE ALL ON FUNCTION dblink_connect_u (text) FROM public;\nCREATE FOREIGN DATA WRAPPER dblink_fdw VALIDATOR v;\n';
   const edited = withGrants('dblink', script);
   expect(edited).toMatch(/GRANT USAGE ON FOREIGN DATA WRAPPER dblink_fdw TO neon_superuser/);
   expect(edited).not.toMatch(/GRANT.*dblink_connect_u/);

@@ -67,7 +67,9 @@ export async function prepareExtensions(extensionDirectory: string, _major: numb
       const extension = path.basename(control, '.control');
       const scripts = files.filter((file) => file.startsWith(`${extension}--`) && file.endsWith('.sql'));
       if (FORBIDDEN.test(extension)) {
-        await Promise.all([control, ...scripts].map((file) => rm(path.join(extensionDirectory, file), { force: true })));
+        await Promise.all(
+          [control, ...scripts].map((file) => rm(path.join(extensionDirectory, file), { force: true })),
+        );
         return;
       }
       await rewrite(path.join(extensionDirectory, control), (text) => trust(text, ALLOWED.has(extension)));

@@ -159,7 +159,14 @@ function testStorage(
   const finished: string[] = [];
   const part: Pick<
     TestStorage,
-    'create' | 'finished' | 'readTimeline' | 'dataDirectory' | 'walDirectory' | 'withDataDirectory' | 'finishRecovery' | 'listTimelines'
+    | 'create'
+    | 'finished'
+    | 'readTimeline'
+    | 'dataDirectory'
+    | 'walDirectory'
+    | 'withDataDirectory'
+    | 'finishRecovery'
+    | 'listTimelines'
   > = {
     finished,
     create: async (timeline, major, options = {}) => {
@@ -170,7 +177,8 @@ function testStorage(
       await Promise.all([root, path.dirname(root)].map((directory) => chmod(directory, 0o711)));
       execFileSync('cp', ['-a', from, path.join(root, 'pgdata')]);
       if (options.recovery) await writeFile(path.join(root, 'pgdata', 'recovery.signal'), '');
-      if (owner) execFileSync('chown', ['-R', `${owner.uid}:${owner.gid}`, path.join(root, 'pgdata'), path.join(root, 'wal')]);
+      if (owner)
+        execFileSync('chown', ['-R', `${owner.uid}:${owner.gid}`, path.join(root, 'pgdata'), path.join(root, 'wal')]);
       const record: TimelineRecord = {
         ...timeline,
         formatVersion: 1,
@@ -192,7 +200,11 @@ function testStorage(
     walDirectory: (timeline) => path.join(rootOf(timeline), 'wal'),
     withDataDirectory: (timeline, work) => locks.exclusive(rootOf(timeline), work),
     finishRecovery: async (timeline) => {
-      const record: TimelineRecord = { ...(await readTimeline(timeline))!, recovery: 'none', suspectSubscriptions: false };
+      const record: TimelineRecord = {
+        ...(await readTimeline(timeline))!,
+        recovery: 'none',
+        suspectSubscriptions: false,
+      };
       await writeFile(recordFile(timeline), JSON.stringify(record));
       finished.push(timeline.branchId);
       return record;
@@ -211,7 +223,12 @@ let verifier: Promise<string> | undefined;
 export const testVerifier = (): Promise<string> => (verifier ??= buildVerifier(TEST_PASSWORD));
 
 /** A client's session, as the proxy would make it. */
-export async function connectAs(address: ComputeAddress, user: string, database = 'postgres', password = TEST_PASSWORD) {
+export async function connectAs(
+  address: ComputeAddress,
+  user: string,
+  database = 'postgres',
+  password = TEST_PASSWORD,
+) {
   const client = new pg.Client({ host: address.socketDirectory, port: address.port, user, database, password });
   client.on('error', () => undefined);
   await client.connect();
