@@ -44,7 +44,8 @@ function ballast(...args: string[]) {
     env: environment(),
     encoding: 'utf8',
   });
-  return { status, stdout, stderr };
+  // Sources that changed meanwhile are built first, and that is said.
+  return { status, stdout, stderr: stderr.replaceAll(/^ballast: (building|waiting for the setup).*\n/gm, '') };
 }
 
 function start(...args: string[]): { child: ChildProcess; ready: Promise<string>; ended: Promise<Ended> } {
@@ -183,13 +184,10 @@ describe('while it does not run', () => {
     expect(output).toContain('"thesis.txt"');
   });
 
-  test.each([
-    ['--help'],
-    ['start', '--help'],
-    ['keys', 'create', '--help'],
-    ['pool', 'create', '--help'],
-    ['--version'],
-  ])('%s %s answers', (...args) => {
-    expect(ballast(...args)).toMatchObject({ status: 0, stderr: '' });
-  });
+  test.each(['--help', 'start --help', 'keys create --help', 'pool create --help', '--version'])(
+    '%s answers',
+    (line) => {
+      expect(ballast(...line.split(' '))).toMatchObject({ status: 0, stderr: '' });
+    },
+  );
 });
