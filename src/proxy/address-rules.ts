@@ -17,7 +17,8 @@ const family = (address: string) => (isIP(address) === 6 ? 'ipv6' : 'ipv4');
 export function addressMatches(address: string, patterns: readonly string[]): boolean {
   if (isIP(address) === 0) return false;
   const list = new BlockList();
-  for (const pattern of patterns) {
+  // To a BlockList every IPv4 address is one of ::/0 as well; a rule says one of the two families.
+  for (const pattern of patterns.filter((text) => text.includes(':') === (isIP(address) === 6))) {
     try {
       addPattern(list, pattern.trim());
     } catch {

@@ -30,6 +30,7 @@ import { checkEndpointName, splitPasswordPrefix } from './endpoint-name.ts';
 import { refusals } from './refusal.ts';
 import type { RoleChanges } from './role-changes.ts';
 import type { SocketReader } from './socket-reader.ts';
+import { untilAborted } from './until-aborted.ts';
 
 export interface AuthenticateOptions {
   access: ProxyAccess;
@@ -75,8 +76,8 @@ export async function authenticate(options: AuthenticateOptions): Promise<Authen
   }
 }
 
-async function findEndpoint({ access, address }: AuthenticateOptions, endpointId: string): Promise<ProxyEndpoint> {
-  const endpoint = await access.endpoint(endpointId);
+async function findEndpoint({ access, address, reader }: AuthenticateOptions, endpointId: string): Promise<ProxyEndpoint> {
+  const endpoint = await untilAborted(access.endpoint(endpointId), reader.closed);
   if (!endpoint) throw refusals.unknownEndpoint();
   // Before the password: addresses that are shut out cannot even guess.
   checkAddress(endpoint, address);
@@ -89,8 +90,8 @@ function isInternalRole(role: string): boolean {
 }
 
 async function readVerifier(options: AuthenticateOptions, endpoint: ProxyEndpoint): Promise<ScramVerifier> {
-  const { access, role } = options;
-  const text = isInternalRole(role) ? undefined : await access.verifier(endpoint, role);
+  const { access, role, reader } = options;
+  const text = isInternalRole(role) ? undefined : await untilAborted(access.verifier(endpoint, role), reader.closed);
   const verifier = text === undefined ? undefined : parseVerifier(text);
   return verifier ?? mockVerifier(options.mockSecret, `${endpoint.endpointId} ${role}`);
 }
@@ -101,12 +102,16 @@ async function readVerifier(options: AuthenticateOptions, endpoint: ProxyEndpoin
  */
 async function currentVerifier(options: AuthenticateOptions, endpoint: ProxyEndpoint): Promise<ScramVerifier> {
   const suspicion = options.roleChanges.suspicion(endpoint);
-  if (suspicion !== 'none') await options.access.refreshVerifiers(endpoint, { fresh: suspicion === 'strong' });
+  if (suspicion !== 'none') await refresh(options, endpoint, suspicion === 'strong');
   return readVerifier(options, endpoint);
 }
 
+function refresh({ access, reader }: AuthenticateOptions, endpoint: ProxyEndpoint, fresh: boolean): Promise<boolean> {
+  return untilAborted(access.refreshVerifiers(endpoint, { fresh }), reader.closed);
+}
+
 async function byScram(options: AuthenticateOptions, endpoint: ProxyEndpoint): Promise<Authenticated> {
-  const { reader, send, endPointHash } = options;
+  const { send, endPointHash } = options;
   let verifier = await currentVerifier(options, endpoint);
   const offered = endPointHash ? [SCRAM_SHA_256_PLUS, SCRAM_SHA_256] : [SCRAM_SHA_256];
   send(authenticationSasl(offered));
@@ -115,10 +120,9 @@ async function byScram(options: AuthenticateOptions, endpoint: ProxyEndpoint): P
   const mechanism = initial.mechanism as ScramMechanism;
   const exchange = createScramServer({ mechanism, verifier, endPointHash });
   send(authentication(AUTHENTICATION.saslContinue, Buffer.from(exchange.first(initial.data), 'latin1')));
-  reader.closed.throwIfAborted();
   const proof: ScramProof = exchange.final((await passwordMessage(options)).toString('latin1'));
   let checked = proof.check(verifier);
-  if (!checked && (await options.access.refreshVerifiers(endpoint))) {
+  if (!checked && (await refresh(options, endpoint, false))) {
     verifier = await readVerifier(options, endpoint);
     checked = proof.check(verifier);
   }
@@ -140,7 +144,7 @@ async function byPasswordPrefix(options: AuthenticateOptions): Promise<Authentic
   const endpoint = await findEndpoint(options, checkEndpointName(split.endpoint));
   let verifier = await currentVerifier(options, endpoint);
   let clientKey = await options.passwords.check(split.password, verifier);
-  if (!clientKey && (await options.access.refreshVerifiers(endpoint))) {
+  if (!clientKey && (await refresh(options, endpoint, false))) {
     verifier = await readVerifier(options, endpoint);
     clientKey = await options.passwords.check(split.password, verifier);
   }

@@ -31,12 +31,13 @@ export interface Opening {
 
 /**
  * Rejects with ProtocolError or ConnectionClosed; neither deserves an answer. `onSocket` is told when the TLS socket
- * takes the place of the plain one.
+ * takes the place of the plain one, `onSecure` when its handshake is done.
  */
 export async function openConnection(
   plain: Socket,
   context: () => SecureContext,
   onSocket: (socket: Socket) => void,
+  onSecure: () => void,
 ): Promise<Opening> {
   let socket = plain;
   let reader = createSocketReader(socket);
@@ -45,6 +46,7 @@ export async function openConnection(
   const upgrade = async (direct: boolean) => {
     reader.release();
     const secured = await secure(socket, context(), onSocket);
+    onSecure();
     ({ socket, serverName } = secured);
     encrypted = true;
     if (direct && secured.socket.alpnProtocol !== ALPN) {

@@ -25,6 +25,7 @@ import type { ProxyContext } from './proxy.ts';
 import { PostgresRefusal, Refusal, refusalBytes, refusals } from './refusal.ts';
 import { relay } from './relay.ts';
 import { ConnectionClosed } from './socket-reader.ts';
+import { untilAborted } from './until-aborted.ts';
 import { createWalsenderFilter, replicationMode } from './walsender-filter.ts';
 
 /** Each try after the first wakes again with the address that failed. */
@@ -38,11 +39,16 @@ const ROUTING_EXTENSIONS = ['neon_lsn', 'neon_timestamp', 'neon_endpoint_type'];
 /** Resolves when the connection is over. Never rejects. */
 export async function serveClient(context: ProxyContext, plain: Socket): Promise<void> {
   let socket = plain;
+  let handshaking = false;
   const ignore = () => undefined;
   plain.on('error', ignore);
   const release = context.counts.unauthenticated();
   // A deadline from outside: whatever is being waited for fails when the socket closes.
-  const timer = setTimeout(() => refuse(socket, refusals.timeout()), context.limits.handshakeTimeoutMs);
+  const timer = setTimeout(() => {
+    // In the middle of a TLS handshake there is no way to say anything.
+    if (handshaking) socket.destroy();
+    else refuse(socket, refusals.timeout());
+  }, context.limits.handshakeTimeoutMs);
   const authenticated = () => {
     clearTimeout(timer);
     release();
@@ -55,7 +61,9 @@ export async function serveClient(context: ProxyContext, plain: Socket): Promise
       (secured) => {
         secured.on('error', ignore);
         socket = secured;
+        handshaking = true;
       },
+      () => (handshaking = false),
     );
     if (opening.packet.kind === 'cancel') await serveCancel(context, opening, opening.packet);
     else await serveStartup(context, opening, opening.packet, authenticated);
@@ -218,7 +226,8 @@ async function reachCompute(
   let stale: SocketAddress | undefined;
   for (let attempt = 1; ; attempt += 1) {
     try {
-      const reached = await context.access.wake(endpoint, stale ? { signal, stale } : { signal });
+      const waking = context.access.wake(endpoint, stale ? { signal, stale } : { signal });
+      const reached = await untilAborted(waking, signal);
       const timeoutMs = context.limits.loginTimeoutMs;
       stale = reached;
       const session = await logIn({ address: reached, parameters, keys, timeoutMs, signal });

@@ -27,24 +27,28 @@ export function replicationMode(value: string | undefined): ReplicationMode {
   throw refusals.invalidReplication(value);
 }
 
-const SPACE = '[ \\t\\n\\r\\f\\v]';
+// Exactly what the server's lexer takes for white space.
+const SPACE = '[\\x20\\t\\n\\r\\f\\v]';
+// Neither quotes that could hide something nor a second command.
+const SLOT_OPTIONS = "[A-Z0-9_\\x20\\t\\n\\r\\f\\v(),']*";
 const SLOT = '(?:[A-Za-z0-9_]{1,64}|"[a-z0-9_]{1,64}")';
 // Any other library would be loaded from wherever its name says.
 const PLUGIN = ['pgoutput', 'test_decoding', 'wal2json', 'decoderbufs'].map((name) => `${name}|"${name}"`).join('|');
 
-const command = (pattern: string, flags = 'i') => new RegExp(`^${pattern}$`.replaceAll(' ', `${SPACE}+`), flags);
+/** A blank in the pattern is white space, a tilde is white space that may be missing. */
+const command = (pattern: string) =>
+  new RegExp(`^${pattern.replaceAll(' ', `${SPACE}+`).replaceAll('~', `${SPACE}*`)}$`, 'i');
 
 const ALLOWED: Record<string, RegExp> = {
   IDENTIFY_SYSTEM: command(`IDENTIFY_SYSTEM`),
-  // Options hold neither quotes that could hide something nor a second command.
   CREATE_REPLICATION_SLOT: command(
-    `CREATE_REPLICATION_SLOT ${SLOT}(?: TEMPORARY)? LOGICAL (?:${PLUGIN})(?:${SPACE}+[A-Z0-9_ \\t\\n\\r\\f\\v(),']*|${SPACE}*\\([A-Z0-9_ \\t\\n\\r\\f\\v(),']*)?`,
+    `CREATE_REPLICATION_SLOT ${SLOT}(?: TEMPORARY)? LOGICAL (?:${PLUGIN})(?: ${SLOT_OPTIONS}|~\\(${SLOT_OPTIONS})?`,
   ),
   READ_REPLICATION_SLOT: command(`READ_REPLICATION_SLOT ${SLOT}`),
-  ALTER_REPLICATION_SLOT: command(`ALTER_REPLICATION_SLOT ${SLOT}${SPACE}*\\([^;]*\\)`),
+  ALTER_REPLICATION_SLOT: command(`ALTER_REPLICATION_SLOT ${SLOT}~\\([^;]*\\)`),
   DROP_REPLICATION_SLOT: command(`DROP_REPLICATION_SLOT ${SLOT}(?: WAIT)?`),
   // What follows LOGICAL are options of the plugin, whose values are free text.
-  START_REPLICATION: command(`START_REPLICATION SLOT ${SLOT} LOGICAL [0-9A-F]{1,8}/[0-9A-F]{1,8}(?:${SPACE}*\\([^]*\\))?`),
+  START_REPLICATION: command(`START_REPLICATION SLOT ${SLOT} LOGICAL [0-9A-F]{1,8}/[0-9A-F]{1,8}(?:~\\([^]*\\))?`),
 };
 
 /** Undefined when Postgres may see it. `text` is what a simple query holds. */

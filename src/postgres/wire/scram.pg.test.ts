@@ -23,7 +23,7 @@ const character = fc.oneof(
 const password = fc
   .array(character, { minLength: 1, maxLength: 6 })
   .map((characters) => characters.join(''))
-  .filter((text) => !text.includes('\0') && text.isWellFormed());
+  .filter((text) => !text.includes('\0') && !/\p{Surrogate}/u.test(text));
 
 for (const installation of plainInstallations()) {
   describe(`Postgres ${installation.major} (${installation.bin.includes('node_modules') ? 'bundled' : 'system'})`, () => {
