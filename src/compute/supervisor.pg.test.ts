@@ -1,4 +1,4 @@
-import { access, readFile, readdir, stat } from 'node:fs/promises';
+import { access, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
@@ -231,6 +231,23 @@ describe('adoption', () => {
     process.kill((await readPostmaster(dataDirectory(spec)))!.pid, 'SIGQUIT');
     expect(await ended).toBe(spec.endpointId);
     expect(after.address(spec.endpointId)).toBeUndefined();
+  });
+
+  test('a compute that was not ready for clients is stopped, and one without a record too', async () => {
+    const early = await fresh();
+    const unknown = await fresh();
+    await engine.supervisor.start(early, []);
+    await engine.supervisor.start(unknown, []);
+    const recordOf = (endpointId: string) => path.join(engine.home.run, 'computes', endpointId, 'record.json');
+    const record = await readFile(recordOf(early.endpointId), 'utf8');
+    await writeFile(recordOf(early.endpointId), record.replace('"ready":true', '"ready":false'));
+    await rm(recordOf(unknown.endpointId));
+    const adopted = await engine.anotherSupervisor().adopt();
+    for (const spec of [early, unknown]) {
+      expect(adopted).not.toContain(spec.endpointId);
+      expect(await alive(path.join(dataDirectory(spec), 'postmaster.pid'))).toBe(false);
+      await expect.poll(() => engine.supervisor.address(spec.endpointId)).toBeUndefined();
+    }
   });
 
   test('records of computes that are gone are forgotten, their sockets too', async () => {

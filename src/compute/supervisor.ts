@@ -61,7 +61,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
       hostMemoryBytes: os.totalmem(),
       launcher: sandboxLauncher(),
       fastStopWithinMs: options.fastStopWithinMs ?? 15_000,
-      secret: () => (secret ??= readFile(path.join(home.secrets, 'cloud-admin'), 'utf8')),
+      secret: () => (secret ??= readSecret(home)),
     },
     computes: new Map(),
     endpoints: new KeyLock(),
@@ -92,6 +92,10 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
       );
     },
   };
+}
+
+async function readSecret(home: Home): Promise<string> {
+  return (await readFile(path.join(home.secrets, 'cloud-admin'), 'utf8')).trim();
 }
 
 function running(state: State, endpointId: string): Compute | undefined {
