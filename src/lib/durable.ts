@@ -1,5 +1,5 @@
 /**
- * The only place that calls fsync. Each call names the step it makes durable, so that tests can leave one out
+ * The only place that calls fsync, or lets a file system do better. Each call names the step it makes durable, so that tests can leave one out
  * and show that a power cut then loses something.
  */
 import { open, readdir, rename, writeFile } from 'node:fs/promises';
@@ -13,7 +13,6 @@ export type SyncStep =
   | 'timeline-directory'
   | 'base'
   | 'recovered-file'
-  | 'archive'
   | 'template'
   | 'pool-image';
 
@@ -22,6 +21,8 @@ export interface Durable {
   file(step: SyncStep, file: string): Promise<void>;
   /** fsync of one directory: its names. */
   directory(step: SyncStep, directory: string): Promise<void>;
+  /** A file system's own way of making something durable. */
+  commit(step: SyncStep, work: () => Promise<void>): Promise<void>;
 }
 
 async function sync(target: string): Promise<void> {
@@ -36,6 +37,7 @@ async function sync(target: string): Promise<void> {
 export const durable: Durable = {
   file: (_step, file) => sync(file),
   directory: (_step, directory) => sync(directory),
+  commit: (_step, work) => work(),
 };
 
 /** For tests: everything but the named steps. */
@@ -44,6 +46,7 @@ export function durableWithout(steps: readonly SyncStep[]): Durable {
   return {
     file: async (step, file) => (skip.has(step) ? undefined : sync(file)),
     directory: async (step, directory) => (skip.has(step) ? undefined : sync(directory)),
+    commit: async (step, work) => (skip.has(step) ? undefined : work()),
   };
 }
 

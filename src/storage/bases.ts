@@ -92,7 +92,7 @@ export async function takeHotBase(
   const label = path.join(dataDirectory, 'backup_label');
   await writeFile(label, facts.label, { mode: 0o600 });
   if (options.owner) await chown(label, options.owner.uid, options.owner.gid);
-  await context.driver.sync(context.durable, dataDirectory, { written: [label], named: [] });
+  await context.driver.sync(context.durable, dataDirectory, [label]);
   await finishBase(context, layout, directory, {
     number,
     kind: 'hot',
@@ -140,7 +140,7 @@ export async function takeRestBase(
   const { number, directory, dataDirectory } = await nextBase(layout);
   const rules = { asItIs: false, backupLabel: false };
   await context.driver.cloneData(layout.pgdata, dataDirectory, { rules, live: false, owner });
-  await context.driver.sync(context.durable, dataDirectory, { written: [], named: [] });
+  await context.driver.sync(context.durable, dataDirectory, []);
   const lsn = formatLsn(control.redoLsn);
   await finishBase(context, layout, directory, { number, kind: 'rest', timelineId: control.timelineId, startLsn: lsn, stopLsn: lsn });
 }

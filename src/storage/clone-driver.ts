@@ -10,6 +10,7 @@
  * event loop, and unable to read or to follow what a tenant should not. Elsewhere by Node's fs.
  */
 import { constants, cp, chown, copyFile, lstat, mkdir, readdir, rm } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
 import path from 'node:path';
 import { run } from '../lib/child-process.ts';
 import { syncDirectories } from '../lib/durable.ts';
@@ -27,14 +28,6 @@ export interface CloneOptions {
   owner: FileOwner | undefined;
 }
 
-/** What a clone has got since it was made. */
-export interface AddedFiles {
-  /** Written byte by byte. */
-  written: readonly string[];
-  /** Clones of durable files, and empty files. */
-  named: readonly string[];
-}
-
 export interface CloneDriver {
   mode: CloneMode;
   /** An empty directory that this driver can clone later. */
@@ -43,8 +36,8 @@ export interface CloneDriver {
   cloneData(source: string, target: string, options: CloneOptions): Promise<void>;
   /** Clones single files into a directory under their own names. Rejects with ENOENT when one is not there. */
   cloneFile(source: string, target: string): Promise<void>;
-  /** Makes a clone durable, and what was added to it. */
-  sync(durable: Durable, target: string, added: AddedFiles): Promise<void>;
+  /** Makes a clone durable, with all that was done to it since; `written` are the files that were written to. */
+  sync(durable: Durable, target: string, written: readonly string[]): Promise<void>;
   /** Makes the names in these directories durable. */
   syncNames(durable: Durable, step: SyncStep, directories: readonly string[]): Promise<void>;
   /** Removes a tree that may hold directories made by this driver. */
@@ -62,7 +55,7 @@ export function fileDriver(mode: 'reflink' | 'copy', options: { journalled: bool
     makeDirectory: (directory) => mkdir(directory, { mode: 0o700 }),
     cloneData: (source, target, cloneOptions) => cloneByFiles(mode, source, target, cloneOptions),
     cloneFile: (source, target) => cloneOneFile(mode, source, target),
-    sync: async (durable, target, { written }) => {
+    sync: async (durable, target, written) => {
       await syncFiles(durable, 'written-file', options.journalled ? written : await filesBelow(target));
       if (!options.journalled) await syncDirectories(durable, 'cloned-directory', target);
     },
@@ -73,7 +66,11 @@ export function fileDriver(mode: 'reflink' | 'copy', options: { journalled: bool
   };
 }
 
-export function snapshotDriver(): CloneDriver {
+/**
+ * Making a snapshot writes back what its source has in the page cache and commits the transaction, and with it every
+ * change to the file system before. So one more snapshot, thrown away at once in `scratch`, makes a clone durable.
+ */
+export function snapshotDriver(scratch: string): CloneDriver {
   return {
     mode: 'snapshot',
     makeDirectory: async (directory) => {
@@ -85,17 +82,17 @@ export function snapshotDriver(): CloneDriver {
       await makeSkeleton(target, options);
     },
     cloneFile: (source, target) => cloneOneFile('reflink', source, target),
-    // The snapshot committed itself; what was dropped, made and written since did not.
-    sync: async (durable, target, { written, named }) => {
-      await syncFiles(durable, 'written-file', [...written, ...named]);
-      const touched = ['.', 'pg_wal', ...EMPTIED_DIRECTORIES].map((name) => path.join(target, name));
-      await Promise.all(touched.map((directory) => durable.directory('cloned-directory', directory)));
-    },
-    syncNames: async (durable, step, directories) => {
-      await Promise.all(directories.map((directory) => durable.directory(step, directory)));
-    },
+    sync: (durable, target) => durable.commit('cloned-directory', () => commitBySnapshot(scratch, target)),
+    // The record's own fsync logs its name; the directories above were committed with the clone.
+    syncNames: async () => undefined,
     remove: removeSubvolumes,
   };
+}
+
+async function commitBySnapshot(scratch: string, subvolume: string): Promise<void> {
+  const throwaway = path.join(scratch, `commit-${randomBytes(6).toString('hex')}`);
+  await run('btrfs', ['subvolume', 'snapshot', '-r', subvolume, throwaway]);
+  await run('btrfs', ['subvolume', 'delete', throwaway]);
 }
 
 async function cloneByFiles(mode: 'reflink' | 'copy', source: string, target: string, options: CloneOptions): Promise<void> {

@@ -21,7 +21,6 @@ import type { ControlData } from '../postgres/control-data.ts';
 import { scanWal, segmentNumberOf } from '../postgres/wal.ts';
 import { assertNoTablespaces, pickBase, takeHotBase } from './bases.ts';
 import type { BaseContext, ReplaySource } from './bases.ts';
-import type { AddedFiles } from './clone-driver.ts';
 import { run } from '../lib/child-process.ts';
 import { timelineKey } from './layout.ts';
 import type { TimelineLayout } from './layout.ts';
@@ -49,8 +48,10 @@ export interface Materialised {
   suspectSubscriptions: boolean;
 }
 
-/** Before it is durable. */
-interface Filled extends Materialised, AddedFiles {}
+interface Filled extends Materialised {
+  /** Files that were written to, in what is otherwise cloned. */
+  written: string[];
+}
 
 /** Fills `target.pgdata`, which must not exist. Returns when it is durable. */
 export async function materialise(
@@ -60,9 +61,9 @@ export async function materialise(
   spec: Pick<ChildTimelineSpec, 'point' | 'owner'>,
 ): Promise<Materialised> {
   await assertNoTablespaces(parent.layout.pgdata);
-  const { written, named, ...result } = await fill(context, parent, target, spec);
-  const signal = await writeSignal(target.pgdata, spec.owner);
-  await context.driver.sync(context.durable, target.pgdata, { written, named: [...named, signal] });
+  const { written, ...result } = await fill(context, parent, target, spec);
+  await writeSignal(target.pgdata, spec.owner);
+  await context.driver.sync(context.durable, target.pgdata, written);
   return result;
 }
 
@@ -93,7 +94,7 @@ async function cloneAsItIs(
   await context.driver.cloneData(parent.layout.pgdata, target.pgdata, { rules, live: false, owner });
   const { branchLsn, branchTimestamp, recovery, suspectSubscriptions } = parent.record;
   if (branchLsn === null || recovery === 'none') throw new Error('a timeline that has yet to recover has a branch point');
-  return { branchLsn, branchTimestamp, recovery, suspectSubscriptions, written: [], named: [] };
+  return { branchLsn, branchTimestamp, recovery, suspectSubscriptions, written: [] };
 }
 
 async function cloneAtRest(
@@ -114,7 +115,7 @@ async function cloneAtRest(
   const last = segmentNumberOf(point.endLsn - 1n, files.segmentSizeBytes);
   const walDirectory = path.join(target.pgdata, 'pg_wal');
   const staged = await stageSegments(context.driver, files, { first, last }, walDirectory);
-  const history = await stageHistory(context.driver, files, walDirectory);
+  await stageHistory(context.driver, files, walDirectory);
   if (!clean) await cutSegment(staged.at(-1)!, point.endLsn, files.segmentSizeBytes);
   return {
     branchLsn: formatLsn(point.endLsn),
@@ -122,7 +123,6 @@ async function cloneAtRest(
     recovery: clean ? 'promote' : 'replay',
     suspectSubscriptions: await mayHaveSubscriptions(target.pgdata),
     written: clean ? [] : staged.slice(-1),
-    named: [...staged, ...history],
   };
 }
 
@@ -160,7 +160,7 @@ async function replay(
   const walDirectory = path.join(target.pgdata, 'pg_wal');
   const last = segmentNumberOf(found.endLsn - 1n, files.segmentSizeBytes);
   const staged = await stageSegments(context.driver, files, { first, last }, walDirectory);
-  const history = await stageHistory(context.driver, files, walDirectory);
+  await stageHistory(context.driver, files, walDirectory);
   await cutSegment(staged.at(-1)!, found.endLsn, files.segmentSizeBytes);
   return {
     branchLsn: formatLsn(found.endLsn),
@@ -168,7 +168,6 @@ async function replay(
     recovery: 'replay',
     suspectSubscriptions: suspect || (await mayHaveSubscriptions(parent.layout.pgdata)),
     written: [...stamped, ...staged.slice(-1)],
-    named: [...staged.slice(0, -1), ...history],
   };
 }
 
@@ -226,14 +225,13 @@ export async function cloneTemplate(
   const rules = { asItIs: true, backupLabel: false };
   await context.driver.cloneData(template.dataDirectory, target.pgdata, { rules, live: false, owner: undefined });
   const written = await adopt(target.pgdata, spec.systemIdentifier, spec.owner);
-  await context.driver.sync(context.durable, target.pgdata, { written, named: [] });
+  await context.driver.sync(context.durable, target.pgdata, written);
 }
 
-async function writeSignal(dataDirectory: string, owner: FileOwner | undefined): Promise<string> {
+async function writeSignal(dataDirectory: string, owner: FileOwner | undefined): Promise<void> {
   const file = path.join(dataDirectory, 'recovery.signal');
   await writeFile(file, '', { mode: 0o600 });
   if (owner) await chown(file, owner.uid, owner.gid);
-  return file;
 }
 
 function factsOf(parent: Parent, control: ControlData) {

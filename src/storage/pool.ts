@@ -72,7 +72,7 @@ export function isOutOfSpace(error: unknown): boolean {
 async function probe(layout: PoolLayout, fileSystem: string): Promise<CloneDriver> {
   const file = path.join(layout.trash, `probe-${randomBytes(6).toString('hex')}`);
   try {
-    if (fileSystem === 'btrfs' && (await clonesSubvolumes(file))) return snapshotDriver();
+    if (fileSystem === 'btrfs' && (await clonesSubvolumes(file))) return snapshotDriver(layout.trash);
     await writeFile(file, randomBytes(MIB), { mode: 0o600 });
     const clones = await copyFile(file, `${file}.clone`, constants.COPYFILE_FICLONE_FORCE).then(
       () => true,

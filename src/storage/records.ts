@@ -12,6 +12,8 @@ import type { TimelineRecord } from './types.ts';
 
 /** Also what only storage needs to know. */
 export interface StoredTimeline extends TimelineRecord {
+  /** Build of the template that its project began with; see PostgresInstallation.build. */
+  build: string;
   /** Of a root: the template it was cloned from, which serves as its first base. */
   template: string | null;
 }

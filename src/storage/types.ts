@@ -34,8 +34,6 @@ export interface ChildTimelineSpec extends TimelineRef {
 export interface TimelineRecord extends TimelineRef {
   formatVersion: 1;
   pgVersion: number;
-  /** Build of the template that its project began with; see PostgresInstallation.build. */
-  build: string;
   /** PostgreSQL's system identifier, one per project, decimal. */
   systemIdentifier: string;
   parentBranchId: string | null;

@@ -84,14 +84,14 @@ export async function stageSegments(
 }
 
 /** The history of the current timeline id, which the next promotion continues. None for id 1. */
-export async function stageHistory(driver: CloneDriver, files: WalFiles, directory: string): Promise<string[]> {
-  if (files.timelineId === 1) return [];
+export async function stageHistory(driver: CloneDriver, files: WalFiles, directory: string): Promise<void> {
+  if (files.timelineId === 1) return;
   const name = `${files.timelineId.toString(16).toUpperCase().padStart(8, '0')}.history`;
   const target = path.join(directory, name);
   for (const origin of [files.live, files.archive]) {
     try {
       await driver.cloneFile(path.join(origin, name), target);
-      return [target];
+      return;
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
     }

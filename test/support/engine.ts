@@ -121,10 +121,15 @@ export async function makeEngine(options: EngineOptions): Promise<Engine> {
     start: (branchId, settings = {}) =>
       storage.withDataDirectory(ref(branchId), async () => {
         const record = await storage.readTimeline(ref(branchId));
-        const fsync = record?.recovery === 'replay' ? { fsync: 'off' } : undefined;
-        running.set(branchId, await launch(branchId, { ...settings, ...fsync }));
-        if (fsync) {
+        const replays = record?.recovery === 'replay';
+        const own = path.join(storage.dataDirectory(ref(branchId)), 'postgresql.auto.conf');
+        if (replays) await writeFile(own, 'fsync = off\n');
+        running.set(branchId, await launch(branchId, settings));
+        if (replays) {
+          await writeFile(own, '');
           const session = await openInternalSession(login(branchId));
+          await session.query('select pg_reload_conf()');
+          while ((await session.query('show fsync'))[0]![0] !== 'on');
           await session.query('CHECKPOINT');
           await session.close();
         }
