@@ -195,6 +195,7 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
   const actions = createActions({
     ...common,
     background,
+    appliedAtMs: new Map(),
     ownerOf: (projectNumber) => ownerOf(config, projectNumber),
     poolIsFull: () => space.isFull(),
     defaultPreloadLibraries: preloadLibraries().flatMap((library) => (library.isDefault ? [library.name] : [])),

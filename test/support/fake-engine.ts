@@ -102,6 +102,8 @@ function createSupervisor(engine: FakeEngine, call: Call, exitListeners: ((endpo
   const apply = (endpointId: string, changes: readonly ComputeChange[]): void => {
     for (const change of changes) applyChange(factsOf(endpointId), change);
   };
+  /** When an operation or a client last used a compute; as the real one, a change counts. */
+  const usedAtMs = new Map<string, number>();
   const address = (endpointId: string) => (engine.computes.has(endpointId) ? { socketDirectory: `/sockets/${endpointId}`, port: 5432 } : undefined);
   return {
     start: async (spec, changes) => {
@@ -109,6 +111,7 @@ function createSupervisor(engine: FakeEngine, call: Call, exitListeners: ((endpo
       if (!engine.timelines.has(spec.timeline.branchId)) throw new AppError('not_found', 'the branch has no data');
       engine.computes.set(spec.endpointId, spec);
       apply(spec.endpointId, changes);
+      usedAtMs.set(spec.endpointId, performance.now());
       return address(spec.endpointId)!;
     },
     suspend: async (endpointId) => {
@@ -124,7 +127,7 @@ function createSupervisor(engine: FakeEngine, call: Call, exitListeners: ((endpo
     address,
     activity: async (endpointId) =>
       engine.computes.has(endpointId)
-        ? { endpointId, busy: false, idleMs: 0, fingerprint: JSON.stringify(factsOf(endpointId)), ...engine.activities.get(endpointId) }
+        ? { endpointId, busy: false, idleMs: Math.round(performance.now() - (usedAtMs.get(endpointId) ?? 0)), fingerprint: JSON.stringify(factsOf(endpointId)), ...engine.activities.get(endpointId) }
         : undefined,
     noteConnections: () => undefined,
     running: () => [...engine.computes.keys()],

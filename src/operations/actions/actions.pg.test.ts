@@ -35,7 +35,7 @@ beforeEach(async () => {
   const { storage, supervisor } = engine;
   const actions = createActions({
     catalog: db.catalog, storage, supervisor, background, syncedFingerprints, logger,
-    ownerOf: (number) => ({ uid: 700_000 + number, gid: 700_000 + number }), poolIsFull: () => poolIsFull, defaultPreloadLibraries: ['pg_stat_statements'],
+    appliedAtMs: new Map(), ownerOf: (number) => ({ uid: 700_000 + number, gid: 700_000 + number }), poolIsFull: () => poolIsFull, defaultPreloadLibraries: ['pg_stat_statements'],
   });
   runner = new Runner({ catalog: db.catalog, queue, actions, nodeId: NODE, logger, limits: { tries: 3, retryBaseMs: 2, retryMaxMs: 5 } });
   await runner.start();
@@ -229,7 +229,8 @@ describe('apply_config', () => {
   test('wakes a compute that sleeps, and the suspend behind it puts it back', async () => {
     const branch = await readyBranch();
     await addRole(branch, 'made', 'creating');
-    expect(statuses(await perform(branch, ['apply_config', 'suspend_compute']))).toEqual(['finished', 'finished']);
+    // Applying is use of the compute, but not a client's.
+    expect(statuses(await perform(branch, ['apply_config', 'suspend_compute'], { idleOnly: true }))).toEqual(['finished', 'finished']);
     expect(await endpointRow(branch)).toMatchObject({ currentState: 'idle', pendingState: null });
     expect(await roleRows(branch)).toMatchObject([{ name: 'made', state: 'ready' }]);
   });
@@ -278,6 +279,9 @@ describe('suspend_compute', () => {
     expect(statuses(await perform(branch, ['suspend_compute'], { idleOnly: true }))).toEqual(['skipped']);
     expect(await endpointRow(branch)).toMatchObject({ currentState: 'active', pendingState: null });
     expect(engine.computes.has(branch.endpointId)).toBe(true);
+    engine.activities.set(branch.endpointId, { idleMs: 0 });
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    expect(statuses(await perform(branch, ['suspend_compute'], { idleOnly: true }))).toEqual(['skipped']);
     expect(statuses(await perform(branch, ['suspend_compute']))).toEqual(['finished']);
     expect(engine.computes.size).toBe(0);
   });

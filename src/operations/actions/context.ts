@@ -23,6 +23,8 @@ export interface ActionContext {
   background: Background;
   /** Endpoint id to the fingerprint of the roles and databases that its branch's rows are known to equal. */
   syncedFingerprints: Map<string, string>;
+  /** Endpoint id to when an operation last used its compute (performance.now()): that is no client's doing. */
+  appliedAtMs: Map<string, number>;
   logger: Logger;
 }
 

@@ -59,4 +59,5 @@ export async function startWith(context: ActionContext, work: ComputeWork): Prom
   // What SQL changed while nobody looked is found by comparing again.
   context.syncedFingerprints.delete(work.endpointId);
   await context.supervisor.start(computeSpec(work, context), pendingChanges(work));
+  context.appliedAtMs.set(work.endpointId, performance.now());
 }

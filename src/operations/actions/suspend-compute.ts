@@ -12,14 +12,19 @@ import { endpointOf, type ActionContext } from './context.ts';
 
 /** How recently a client must have done something to count as having come back. */
 const RECENT_MS = 500;
+/** Idle times are whole milliseconds. */
+const CLOCK_STEP_MS = 2;
 
 export function suspendCompute(context: ActionContext): Action {
-  const { catalog, supervisor, storage, background, syncedFingerprints, logger } = context;
+  const { catalog, supervisor, storage, background, syncedFingerprints, appliedAtMs: appliedAtMsOf, logger } = context;
 
   const isInUse = async (operation: OperationRow, endpointId: string): Promise<boolean> => {
     if (operation.payload['idleOnly'] !== true) return false;
     const activity = await supervisor.activity(endpointId);
-    return activity !== undefined && (activity.busy || activity.idleMs < RECENT_MS);
+    if (activity === undefined) return false;
+    const lastUsedAtMs = performance.now() - activity.idleMs;
+    const appliedAtMs = appliedAtMsOf.get(endpointId) ?? Number.NEGATIVE_INFINITY;
+    return activity.busy || (activity.idleMs < RECENT_MS && lastUsedAtMs > appliedAtMs + CLOCK_STEP_MS);
   };
   const lastFacts = async (endpointId: string): Promise<RolesAndDatabases | undefined> => {
     if (!supervisor.address(endpointId)) return undefined;
@@ -42,6 +47,7 @@ export function suspendCompute(context: ActionContext): Action {
       const facts = await lastFacts(endpointId);
       await supervisor.suspend(endpointId);
       syncedFingerprints.delete(endpointId);
+      appliedAtMsOf.delete(endpointId);
       if (work) {
         const timeline = { projectId: work.projectId, branchId: work.branchId };
         background.run(`after-suspend ${work.branchId}`, () => storage.afterSuspend(timeline));

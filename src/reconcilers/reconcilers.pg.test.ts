@@ -1,0 +1,267 @@
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { insertBranch, insertProject, type TestBranch } from '../../test/support/catalog-rows.ts';
+import { openTestCatalog, type TestCatalog } from '../../test/support/catalog.ts';
+import { createFakeEngine, type FakeEngine } from '../../test/support/fake-engine.ts';
+import { silentLogger } from '../lib/log.ts';
+import { createActions } from '../operations/actions/actions.ts';
+import { createBackground } from '../operations/background.ts';
+import { createQueue, type RunnerQueue } from '../operations/queue.ts';
+import { Runner } from '../operations/runner.ts';
+import { followRoles } from './follow-roles.ts';
+import { measureSizes } from './measure-sizes.ts';
+import { startReconcilers } from './reconciler.ts';
+import { createRecover } from './recover.ts';
+import { suspendIdle } from './suspend-idle.ts';
+import { watchSpace } from './watch-space.ts';
+
+const logger = silentLogger();
+const NODE = 'node-test';
+let db: TestCatalog;
+let engine: FakeEngine;
+let queue: RunnerQueue;
+let runner: Runner;
+let projectId: string;
+const syncedFingerprints = new Map<string, string>();
+
+beforeAll(async () => {
+  db = await openTestCatalog();
+});
+afterAll(() => db.close());
+beforeEach(async () => {
+  syncedFingerprints.clear();
+  engine = createFakeEngine();
+  queue = createQueue({ catalog: db.catalog });
+  const { storage, supervisor } = engine;
+  const actions = createActions({
+    catalog: db.catalog, storage, supervisor, background: createBackground({ logger }), syncedFingerprints, logger,
+    appliedAtMs: new Map(), ownerOf: () => undefined, poolIsFull: () => false, defaultPreloadLibraries: [],
+  });
+  runner = new Runner({ catalog: db.catalog, queue, actions, nodeId: NODE, logger });
+  ({ projectId } = await insertProject(db.catalog, NODE));
+});
+afterEach(async () => {
+  await runner.drain(5_000);
+  queue.close();
+  await db.catalog.query(`update operations set status = 'finished'`);
+  await db.catalog.query(`update endpoints set current_state = 'idle', pending_state = null, deleted_at = now()`);
+});
+
+const parts = () => ({
+  catalog: db.catalog, queue, supervisor: engine.supervisor, storage: engine.storage, nodeId: NODE, logger, syncedFingerprints,
+  activity: (endpointId: string) => engine.supervisor.activity(endpointId),
+});
+
+/** A branch whose row and compute both say that it runs. */
+async function activeBranch(options: { suspendTimeoutSeconds?: number } = {}): Promise<TestBranch> {
+  const branch = await insertBranch(db.catalog, projectId, { endpointState: 'active', ...options });
+  const timeline = { projectId, branchId: branch.branchId };
+  engine.timelines.set(branch.branchId, timeline as never);
+  engine.computes.set(branch.endpointId, { endpointId: branch.endpointId, timeline } as never);
+  return branch;
+}
+
+const stateOf = async (branch: TestBranch) => (await db.catalog.query('select current_state, pending_state from endpoints where id = $1', [branch.endpointId]))[0];
+const operationsOf = (branch: TestBranch) => db.catalog.query<{ action: string; status: string; payload: unknown }>('select action, status, payload from operations where branch_id = $1 order by seq', [branch.branchId]);
+const IDLE = { currentState: 'idle', pendingState: null };
+const ACTIVE = { currentState: 'active', pendingState: null };
+
+describe('suspend-idle', () => {
+  const reconciler = () => suspendIdle({ ...parts(), defaultSuspendTimeoutSeconds: 300 });
+
+  test('suspends what was idle for its own timeout, and nothing else', async () => {
+    const [short, fresh, byDefault, never, busy] = [
+      await activeBranch({ suspendTimeoutSeconds: 60 }), await activeBranch({ suspendTimeoutSeconds: 60 }), await activeBranch(),
+      await activeBranch({ suspendTimeoutSeconds: -1 }), await activeBranch({ suspendTimeoutSeconds: 60 }),
+    ];
+    engine.activities.set(short.endpointId, { idleMs: 61_000 });
+    engine.activities.set(fresh.endpointId, { idleMs: 59_000 });
+    engine.activities.set(byDefault.endpointId, { idleMs: 301_000 });
+    engine.activities.set(never.endpointId, { idleMs: 9_999_999 });
+    engine.activities.set(busy.endpointId, { idleMs: 61_000, busy: true });
+    await runner.start();
+    await reconciler().run();
+    for (const branch of [short, byDefault]) await expect.poll(() => stateOf(branch)).toEqual(IDLE);
+    for (const branch of [fresh, never, busy]) expect([await stateOf(branch), await operationsOf(branch)]).toEqual([ACTIVE, []]);
+    expect(await operationsOf(short)).toEqual([{ action: 'suspend_compute', status: 'finished', payload: { idleOnly: true } }]);
+  });
+
+  test('appends one suspend however often it looks, and none beside other work', async () => {
+    const [idle, working] = [await activeBranch(), await activeBranch()];
+    for (const branch of [idle, working]) engine.activities.set(branch.endpointId, { idleMs: 400_000 });
+    await db.catalog.transaction((tx) => queue.append(tx, [{ ...working, action: 'apply_config' }]));
+    const one = reconciler();
+    for (let look = 0; look < 3; look += 1) await one.run();
+    expect((await operationsOf(idle)).map((row) => row.action)).toEqual(['suspend_compute']);
+    expect(await stateOf(idle)).toEqual({ currentState: 'active', pendingState: 'idle' });
+    expect((await operationsOf(working)).map((row) => row.action)).toEqual(['apply_config']);
+  });
+
+  test('writes down when clients were last active', async () => {
+    const branch = await activeBranch();
+    engine.activities.set(branch.endpointId, { idleMs: 30_000 });
+    await reconciler().run();
+    const [row] = await db.catalog.query<{ seconds: number }>('select extract(epoch from now() - last_active) as seconds from endpoints where id = $1', [branch.endpointId]);
+    expect(row!.seconds).toBeGreaterThan(29);
+    expect(row!.seconds).toBeLessThan(60);
+  });
+});
+
+describe('follow-roles', () => {
+  test('what SQL made reaches the rows; what is the same makes no operation', async () => {
+    const branch = await activeBranch();
+    engine.facts.set(branch.branchId, { roles: [{ name: 'by_sql', verifier: 'v', canLogin: true }], databases: [{ name: 'sqldb', owner: 'by_sql' }] });
+    await runner.start();
+    const one = followRoles(parts());
+    await one.run();
+    const rows = () => db.catalog.query('select r.name, d.name as database from roles r join databases d using (branch_id) where branch_id = $1', [branch.branchId]);
+    await expect.poll(rows).toEqual([{ name: 'by_sql', database: 'sqldb' }]);
+    await expect.poll(async () => (await operationsOf(branch)).map((row) => row.status)).toEqual(['finished']);
+    syncedFingerprints.clear();
+    for (let look = 0; look < 3; look += 1) await one.run();
+    expect(await operationsOf(branch)).toHaveLength(1);
+    // One look, the sync, and one more look: after that the fingerprint was known.
+    expect(engine.calls.filter((call) => call.startsWith('rolesAndDatabases'))).toHaveLength(3);
+  });
+
+  test('check answers once the rows have changed', async () => {
+    const branch = await activeBranch();
+    await runner.start();
+    const one = followRoles(parts());
+    expect(await one.check(branch.endpointId, AbortSignal.timeout(5_000))).toBe(false);
+    engine.facts.set(branch.branchId, { roles: [{ name: 'by_sql', verifier: 'v', canLogin: true }], databases: [] });
+    expect(await one.check(branch.endpointId, AbortSignal.timeout(5_000))).toBe(true);
+    expect(await db.catalog.query('select name from roles where branch_id = $1', [branch.branchId])).toEqual([{ name: 'by_sql' }]);
+  });
+
+  test('keeps off a branch that has work under way', async () => {
+    const branch = await activeBranch();
+    engine.facts.set(branch.branchId, { roles: [{ name: 'by_sql', verifier: 'v', canLogin: true }], databases: [] });
+    await db.catalog.transaction((tx) => queue.append(tx, [{ ...branch, action: 'apply_config' }]));
+    await followRoles(parts()).run();
+    expect((await operationsOf(branch)).map((row) => row.action)).toEqual(['apply_config']);
+  });
+});
+
+describe('recover', () => {
+  test('at start: computes that are gone are idle, those that nobody wants are stopped, those that run stay', async () => {
+    const [gone, unwanted, deleted, fine] = [await activeBranch(), await activeBranch(), await activeBranch(), await activeBranch()];
+    engine.computes.delete(gone.endpointId);
+    await db.catalog.query(`update endpoints set current_state = 'idle' where id = $1`, [unwanted.endpointId]);
+    await db.catalog.query('update endpoints set deleted_at = now() where id = $1', [deleted.endpointId]);
+    engine.computes.set('ep-of-nobody-12345678', { timeline: {} } as never);
+    await createRecover(parts()).atStart();
+    expect(await stateOf(gone)).toEqual(IDLE);
+    expect(await stateOf(fine)).toEqual(ACTIVE);
+    expect([...engine.computes.keys()]).toEqual([fine.endpointId]);
+  });
+
+  test('what an unfinished operation will see to is left to it', async () => {
+    const [starting, stopping] = [await activeBranch(), await activeBranch()];
+    engine.computes.delete(starting.endpointId);
+    await db.catalog.query(`update endpoints set current_state = 'idle', pending_state = 'active' where id = $1`, [starting.endpointId]);
+    await db.catalog.query(`update endpoints set current_state = 'idle' where id = $1`, [stopping.endpointId]);
+    await db.catalog.transaction((tx) => queue.append(tx, [{ ...starting, action: 'start_compute' }, { ...stopping, action: 'suspend_compute' }]));
+    await createRecover(parts()).atStart();
+    expect(await stateOf(starting)).toEqual({ currentState: 'idle', pendingState: 'active' });
+    expect(engine.computes.has(stopping.endpointId)).toBe(true);
+    await runner.start();
+    await expect.poll(() => stateOf(starting)).toEqual(ACTIVE);
+    await expect.poll(() => engine.computes.has(stopping.endpointId)).toBe(false);
+  });
+
+  test('later it takes two looks before a compute is stopped', async () => {
+    const branch = await activeBranch();
+    await db.catalog.query(`update endpoints set current_state = 'idle' where id = $1`, [branch.endpointId]);
+    const { computes } = createRecover(parts());
+    await computes.run();
+    expect(engine.computes.size).toBe(1);
+    await computes.run();
+    expect(engine.computes.size).toBe(0);
+  });
+
+  test('a state that stayed pending without an operation becomes what is', async () => {
+    const [running, sleeping] = [await activeBranch(), await activeBranch()];
+    engine.computes.delete(sleeping.endpointId);
+    await db.catalog.query(`update endpoints set pending_state = 'idle' where id = $1`, [running.endpointId]);
+    await db.catalog.query(`update endpoints set current_state = 'init', pending_state = 'active' where id = $1`, [sleeping.endpointId]);
+    await createRecover(parts()).computes.run();
+    expect([await stateOf(running), await stateOf(sleeping)]).toEqual([ACTIVE, IDLE]);
+  });
+
+  test('a compute that ends by itself is idle at once', async () => {
+    const branch = await activeBranch();
+    const recover = createRecover(parts());
+    engine.supervisor.onExit((endpointId) => void recover.exited(endpointId));
+    engine.kill(branch.endpointId);
+    await expect.poll(() => stateOf(branch)).toEqual(IDLE);
+  });
+
+  test('at start, garbage goes, data of deleted branches goes by an operation, data without a row stays', async () => {
+    const [kept, deleted] = [await activeBranch(), await activeBranch()];
+    await db.catalog.query('update branches set deleted_at = now() where id = $1', [deleted.branchId]);
+    engine.timelines.set('br-of-nobody-12345678', { projectId: 'x', branchId: 'br-of-nobody-12345678' } as never);
+    engine.garbage = ['/pool/a', '/pool/b'];
+    await createRecover(parts()).atStart();
+    expect(engine.garbage).toEqual([]);
+    await runner.start();
+    await expect.poll(() => [...engine.timelines.keys()]).toEqual([kept.branchId, 'br-of-nobody-12345678']);
+    expect(await operationsOf(deleted)).toMatchObject([{ action: 'delete_timeline', status: 'finished' }]);
+  });
+
+  test('running it again changes nothing', async () => {
+    const branch = await activeBranch();
+    const recover = createRecover(parts());
+    for (let look = 0; look < 3; look += 1) {
+      await recover.computes.run();
+      await recover.timelines.run();
+    }
+    expect([await stateOf(branch), await operationsOf(branch), engine.calls]).toEqual([ACTIVE, [], []]);
+  });
+});
+
+describe('watch-space', () => {
+  test('a full pool puts every writer to sleep, clients or not; there is room again, there is no more to do', async () => {
+    const branch = await activeBranch();
+    engine.activities.set(branch.endpointId, { busy: true });
+    await runner.start();
+    const space = watchSpace(parts());
+    await space.run();
+    expect([space.isFull(), await operationsOf(branch)]).toEqual([false, []]);
+    engine.pool = { ...engine.pool, watermark: 'full' };
+    await space.run();
+    expect(space.isFull()).toBe(true);
+    await expect.poll(() => stateOf(branch)).toEqual(IDLE);
+    engine.pool = { ...engine.pool, watermark: 'high' };
+    await space.run();
+    expect(space.isFull()).toBe(false);
+  });
+});
+
+describe('measure-sizes', () => {
+  test('writes down the size of branches that run', async () => {
+    const branch = await activeBranch();
+    await measureSizes(parts()).run();
+    expect(await db.catalog.query('select logical_size_bytes from branches where id = $1', [branch.branchId])).toEqual([{ logicalSizeBytes: 30_000_000 }]);
+  });
+});
+
+test('a reconciler never overlaps itself, survives its failures, and is waited for when it stops', async () => {
+  let [active, runs] = [0, 0];
+  const handle = startReconcilers([{
+    name: 'test', everyMs: 1,
+    run: async () => {
+      active += 1;
+      runs += 1;
+      expect(active).toBe(1);
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      active -= 1;
+      if (runs % 2 === 0) throw new Error('every other time');
+    },
+  }], logger);
+  await expect.poll(() => runs).toBeGreaterThan(4);
+  await handle.stop();
+  const at = runs;
+  expect(active).toBe(0);
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  expect(runs).toBe(at);
+});
