@@ -6,7 +6,7 @@ import { spawn } from 'node:child_process';
 import http from 'node:http';
 import path from 'node:path';
 import { cpuMs } from '../lib/machine.mjs';
-import { computeOf } from '../lib/product.mjs';
+import { computeOf, openSocketDirectory } from '../lib/product.mjs';
 
 const ROUNDS = 4;
 const REQUESTS = 4000;
@@ -23,7 +23,7 @@ export async function* measure({ product }) {
   const compute = computeOf(product, { projectId: project, branchId: created.branch.id });
   const { body } = await get(agent(), `${product.baseUrl}/projects/${project}`, product.key);
   const bare = await startBareRoute(
-    { host: compute.socketDirectory, port: 5432, user: role, password, database },
+    { host: openSocketDirectory(product, compute), port: 5432, user: role, password, database },
     body,
   );
   try {

@@ -7,7 +7,7 @@ import { chownSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { computeOf, freePort, query } from '../lib/product.mjs';
+import { computeOf, freePort, openSocketDirectory, query } from '../lib/product.mjs';
 
 const run = promisify(execFile);
 const ROUNDS = 3;
@@ -28,11 +28,12 @@ export async function* measure({ product, pool, skip }) {
     default_endpoint_settings: { suspend_timeout_seconds: -1 },
   });
   const compute = computeOf(product, place);
-  const direct = { PGHOST: compute.socketDirectory, PGPORT: '5432' };
+  const socketDirectory = openSocketDirectory(product, compute);
+  const direct = { PGHOST: socketDirectory, PGPORT: '5432' };
   const proxy = { PGHOST: '127.0.0.1', PGPORT: String(product.pgPort), PGOPTIONS: `endpoint=${place.endpointId}` };
   await pgbench(place, direct, ['-i', '-s', String(SCALE), '-q']);
   await query(place.uri, 'vacuum analyze');
-  const bouncer = await startBouncer(pool, compute, place);
+  const bouncer = await startBouncer(pool, compute, socketDirectory, place);
   try {
     for (const clients of [8, 1]) {
       const tps = { proxy: [], bouncer: [], direct: [] };
@@ -90,7 +91,7 @@ async function transactionsPerSecond(place, env, clients) {
 }
 
 /** Runs as the compute's user: as root it would refuse to run, and nobody else may enter the socket's directory. */
-async function startBouncer(pool, compute, place) {
+async function startBouncer(pool, compute, socketDirectory, place) {
   const directory = path.join(pool.directory, 'pgbouncer');
   mkdirSync(directory, { recursive: true, mode: 0o755 });
   const port = await freePort();
@@ -100,7 +101,7 @@ async function startBouncer(pool, compute, place) {
     'pgbouncer.ini',
     [
       '[databases]',
-      `${place.database} = host=${compute.socketDirectory} port=5432 dbname=${place.database} user=${place.role} password=${place.password}`,
+      `${place.database} = host=${socketDirectory} port=5432 dbname=${place.database} user=${place.role} password=${place.password}`,
       '[pgbouncer]',
       'listen_addr = 127.0.0.1',
       `listen_port = ${port}`,

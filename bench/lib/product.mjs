@@ -2,7 +2,18 @@
  * The built product, driven from outside as a user does: started by its command, spoken to over HTTP and Postgres.
  */
 import { spawn } from 'node:child_process';
-import { chmodSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, realpathSync, rmSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  linkSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -147,7 +158,7 @@ export async function query(uri, sql, values) {
   }
 }
 
-/** The postmaster that runs in a timeline of the pool: { pid, executable, env, dataDirectory, uid, socketDirectory }. */
+/** The postmaster that runs in a timeline of the pool: { pid, executable, env, dataDirectory, uid, }. */
 export function computeOf(product, at) {
   const timeline = path.join(product.pool, at.projectId, at.branchId);
   for (const entry of readdirSync('/proc')) {
@@ -170,13 +181,28 @@ export function computeOf(product, at) {
         env,
         dataDirectory,
         uid: Number(uid),
-        socketDirectory: lines[4],
       };
     } catch {
       // Gone meanwhile, or not ours to look at.
     }
   }
   throw new Error(`no compute runs on ${timeline}`);
+}
+
+/**
+ * A directory in which the compute's user finds its socket. Ballast hides the real one from everybody but itself; a hard
+ * link of the socket (same file system, root or the same user) is what lets the floors enter beside the proxy.
+ */
+export function openSocketDirectory(product, compute) {
+  const run = path.join(product.dataDir, 'run');
+  const sockets = readdirSync(run)
+    .map((leaf) => path.join(run, leaf, '.s.PGSQL.5432'))
+    .filter((file) => !file.includes('/catalog/') && existsSync(file) && statSync(file).uid === compute.uid);
+  if (sockets.length !== 1) throw new Error(`expected the socket of one compute in ${run}, found ${sockets.length}`);
+  const directory = mkdtempSync(path.join(product.root, 'socket-'));
+  chmodSync(directory, 0o711);
+  linkSync(sockets[0], path.join(directory, '.s.PGSQL.5432'));
+  return directory;
 }
 
 export function freePort() {
