@@ -111,7 +111,7 @@ function runningCompute(state: State, endpointId: string): Compute {
 
 async function start(state: State, spec: ComputeSpec, changes: readonly ComputeChange[]) {
   const current = running(state, spec.endpointId);
-  if (current && isDeepStrictEqual(current.spec, spec) && (await current.isAlive())) {
+  if (current && isSameSpec(current.spec, spec) && (await current.isAlive())) {
     await applyChanges(current.sessions, changes);
     current.tracker.noteUse();
     return current.address;
@@ -129,6 +129,12 @@ async function start(state: State, spec: ComputeSpec, changes: readonly ComputeC
   }
   register(state, compute);
   return compute.address;
+}
+
+/** As they are written down: an adopted compute's spec comes from its record, where what is undefined is left out. */
+function isSameSpec(a: ComputeSpec, b: ComputeSpec): boolean {
+  const written = (spec: ComputeSpec): unknown => JSON.parse(JSON.stringify(spec));
+  return isDeepStrictEqual(written(a), written(b));
 }
 
 async function suspend(state: State, endpointId: string): Promise<void> {
