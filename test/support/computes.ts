@@ -184,7 +184,6 @@ function testStorage(
         formatVersion: 1,
         pgVersion: major,
         systemIdentifier: '0',
-        build: template.build,
         parentBranchId: null,
         branchLsn: null,
         branchTimestamp: null,
