@@ -33,13 +33,18 @@ export type ApiKeyScope = { userId: string } | { orgId: string };
 const COLUMNS =
   'k.id, k.name, k.kind, k.org_id, k.project_id, k.created_by, k.created_at, k.last_used_at, k.last_used_from_addr, k.revoked_at';
 
-export async function findApiKeyIdentity(db: Queryable, keyHash: Buffer): Promise<ApiKeyIdentity | undefined> {
-  const rows = await db.query<ApiKeyIdentity>(
-    'select id, kind, org_id, project_id, created_by from api_keys where key_hash = $1 and revoked_at is null',
-    [keyHash],
-    'find_api_key_identity',
+/** By hash in hexadecimal. Revoked keys are not found. */
+export async function findApiKeyIdentities(
+  db: Queryable,
+  keyHashes: readonly string[],
+): Promise<Map<string, ApiKeyIdentity>> {
+  const rows = await db.query<ApiKeyIdentity & { keyHash: string }>(
+    `select encode(key_hash, 'hex') as key_hash, id, kind, org_id, project_id, created_by from api_keys
+     where key_hash = any (array(select decode(hash, 'hex') from unnest($1::text[]) hash)) and revoked_at is null`,
+    [keyHashes],
+    'find_api_key_identities',
   );
-  return rows[0];
+  return new Map(rows.map((row) => [row.keyHash, row]));
 }
 
 export async function insertApiKey(db: Queryable, key: NewApiKey): Promise<ApiKeyRow> {

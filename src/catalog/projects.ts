@@ -60,14 +60,14 @@ export async function insertProject(tx: Queryable, project: NewProject): Promise
   return rows[0]!;
 }
 
-export async function findProject(db: Queryable, id: string): Promise<ProjectWithOwner | undefined> {
+export async function findProjects(db: Queryable, ids: readonly string[]): Promise<Map<string, ProjectWithOwner>> {
   const rows = await db.query<ProjectWithOwner>(
     `select p.*, u.name as owner_name, u.email as owner_email
-     from projects p join users u on u.id = p.owner_id where p.id = $1 and p.deleted_at is null`,
-    [id],
-    'find_project',
+     from projects p join users u on u.id = p.owner_id where p.id = any ($1) and p.deleted_at is null`,
+    [ids],
+    'find_projects',
   );
-  return rows[0];
+  return new Map(rows.map((row) => [row.id, row]));
 }
 
 /**

@@ -1,7 +1,7 @@
 /**
  * API keys: made, listed, revoked, and looked up on every request.
  *
- * A lookup is one prepared query by the key's sha256, never a cache: a key that anybody revoked fails with the next
+ * Every lookup asks the catalog, by the key's sha256 and without a cache: a key that anybody revoked fails with the next
  * request. Uses are collected in memory and written every few seconds.
  */
 import { createHash } from 'node:crypto';
@@ -17,7 +17,7 @@ import type {
 } from '@neon/sdk/raw';
 import {
   countActiveApiKeys,
-  findApiKeyIdentity,
+  findApiKeyIdentities,
   insertApiKey,
   listApiKeys,
   recordApiKeyUses,
@@ -28,6 +28,7 @@ import { findOrganization } from '../catalog/organizations.ts';
 import type { ApiKeyRow, Queryable } from '../catalog/types.ts';
 import { newApiKey } from '../lib/ids.ts';
 import { assertNotProjectKey, assertOrganizationInReach, assertPersonalKey } from './access.ts';
+import { createBatchedLookup } from './batch.ts';
 import type { Caller } from './caller.ts';
 import { readProject, type Context } from './context.ts';
 import { apiKeyNotFound, organizationNotFound, unprocessable } from './errors.ts';
@@ -49,6 +50,7 @@ export interface ApiKeys {
 
 export function createApiKeys(context: Context): ApiKeys {
   const uses = createUseLog(context.catalog);
+  const findKey = createBatchedLookup((hashes) => findApiKeyIdentities(context.catalog, hashes));
 
   const list = async (scope: ApiKeyScope) => {
     await uses.flush();
@@ -63,7 +65,7 @@ export function createApiKeys(context: Context): ApiKeys {
 
   return {
     authenticate: async (token, remoteAddress) => {
-      const key = await findApiKeyIdentity(context.catalog, hashKey(token));
+      const key = await findKey(hashKey(token).toString('hex'));
       if (!key) return undefined;
       uses.note(key.id, remoteAddress);
       return { keyId: key.id, kind: key.kind, userId: key.createdBy, orgId: key.orgId, projectId: key.projectId };

@@ -4,8 +4,9 @@
  * poked and the caches of this process hear of it.
  */
 import type { CatalogDatabase } from '../catalog/database.ts';
-import { findProject, lockProject, type ProjectWithOwner } from '../catalog/projects.ts';
-import type { ProjectRow, Queryable } from '../catalog/types.ts';
+import { lockProject, type ProjectWithOwner } from '../catalog/projects.ts';
+import type { OperationRow, ProjectRow, Queryable } from '../catalog/types.ts';
+import type { KeyLock } from '../lib/key-lock.ts';
 import type { SecretBox } from '../lib/secret-box.ts';
 import type { OperationQueue } from '../operations/types.ts';
 import { assertKeyCovers, mayReach } from './access.ts';
@@ -51,12 +52,17 @@ export interface ControlPlaneDependencies {
 export interface Context extends Omit<ControlPlaneDependencies, 'onProjectChanged' | 'now'> {
   onProjectChanged(projectId: string): void;
   now(): Date;
+  /** By project id: one change at a time. */
+  changes: KeyLock;
+  /** Gathered lookups of what clients read most. */
+  findProject(projectId: string): Promise<ProjectWithOwner | undefined>;
+  findOperation(id: string): Promise<OperationRow | undefined>;
 }
 
 /** Throws 'not_found' for a project that does not exist or that the caller cannot reach: both look the same. */
 export async function readProject(context: Context, caller: Caller, projectId: string): Promise<ProjectWithOwner> {
   assertKeyCovers(caller, projectId);
-  const project = await findProject(context.catalog, projectId);
+  const project = await context.findProject(projectId);
   if (!project || !mayReach(caller, project)) throw projectNotFound();
   return project;
 }
@@ -69,11 +75,14 @@ export async function changeProject<T>(
   work: (tx: Queryable, project: ProjectRow) => Promise<T>,
 ): Promise<T> {
   assertKeyCovers(caller, projectId);
-  const result = await context.catalog.transaction(async (tx) => {
-    const project = await lockProject(tx, projectId);
-    if (!project || !mayReach(caller, project)) throw projectNotFound();
-    return work(tx, project);
-  });
+  // Changes of one project wait for each other here first: waiting in the catalog would take up its sessions.
+  const result = await context.changes.exclusive(projectId, () =>
+    context.catalog.transaction(async (tx) => {
+      const project = await lockProject(tx, projectId);
+      if (!project || !mayReach(caller, project)) throw projectNotFound();
+      return work(tx, project);
+    }),
+  );
   context.queue.poke();
   context.onProjectChanged(projectId);
   return result;

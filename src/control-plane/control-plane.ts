@@ -3,7 +3,11 @@
  * the request, and answers in the document's shapes; it throws AppErrors with texts for the client.
  * Nothing here acts: rows and operations are written, and the runner is poked.
  */
+import { readOperations } from '../catalog/operations.ts';
+import { findProjects } from '../catalog/projects.ts';
+import { KeyLock } from '../lib/key-lock.ts';
 import { createApiKeys, type ApiKeys } from './api-keys.ts';
+import { createBatchedLookup } from './batch.ts';
 import { createBranches, type Branches } from './branches.ts';
 import { createConnectionUri, type ConnectionUri } from './connection-uri.ts';
 import type { Context, ControlPlaneDependencies } from './context.ts';
@@ -31,10 +35,17 @@ export interface ControlPlane {
 }
 
 export function createControlPlane(dependencies: ControlPlaneDependencies): ControlPlane {
+  const { catalog } = dependencies;
   const context: Context = {
     ...dependencies,
     onProjectChanged: (projectId) => dependencies.onProjectChanged?.(projectId),
     now: () => dependencies.now?.() ?? new Date(),
+    changes: new KeyLock(),
+    findProject: createBatchedLookup((ids) => findProjects(catalog, ids)),
+    findOperation: createBatchedLookup(async (ids) => {
+      const rows = await readOperations(catalog, ids);
+      return new Map(rows.map((row) => [row.id, row]));
+    }),
   };
   const apiKeys = createApiKeys(context);
   return {

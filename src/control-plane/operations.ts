@@ -1,8 +1,8 @@
 /**
- * Reading operations. Clients poll these many times a second, so a read is two prepared queries.
+ * Reading operations. Clients poll these many times a second, so lookups of many readers are gathered.
  */
 import type { GetProjectOperationResponses, ListProjectOperationsResponses } from '@neon/sdk/raw';
-import { getOperation, listOperations } from '../catalog/operations.ts';
+import { listOperations } from '../catalog/operations.ts';
 import type { Caller } from './caller.ts';
 import { readProject, type Context } from './context.ts';
 import { invalidRequest, operationNotFound } from './errors.ts';
@@ -22,9 +22,12 @@ const DEFAULT_LIMIT = 1000;
 export function createOperations(context: Context): Operations {
   return {
     get: async (caller, projectId, id) => {
-      await readProject(context, caller, projectId);
-      const row = isUuid(id) ? await getOperation(context.catalog, projectId, id) : undefined;
-      if (!row) throw operationNotFound();
+      // Both at once: what the caller may not see is not looked at.
+      const [, row] = await Promise.all([
+        readProject(context, caller, projectId),
+        isUuid(id) ? context.findOperation(id.toLowerCase()) : undefined,
+      ]);
+      if (row?.projectId !== projectId) throw operationNotFound();
       return { operation: presentOperation(row, context.now()) };
     },
     list: async (caller, projectId, query) => {
