@@ -2,13 +2,11 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { insertBranch, insertProject, type TestBranch } from '../../test/support/catalog-rows.ts';
 import { openTestCatalog, type TestCatalog } from '../../test/support/catalog.ts';
 import { createFakeEngine, type FakeEngine } from '../../test/support/fake-engine.ts';
+import { makeTestOperations, type TestOperations } from '../../test/support/operations.ts';
 import type { Queryable } from '../catalog/types.ts';
 import { AppError } from '../lib/errors.ts';
 import { silentLogger } from '../lib/log.ts';
-import { createActions } from '../operations/actions/actions.ts';
-import { createBackground } from '../operations/background.ts';
-import { createQueue, type RunnerQueue } from '../operations/queue.ts';
-import { Runner } from '../operations/runner.ts';
+import type { OperationQueue } from '../operations/types.ts';
 import { createProxyAccess, ENDPOINT_DISABLED, ENDPOINT_NOT_FOUND, type ProxyAccessWithCaches } from './proxy-access.ts';
 import type { ProxyEndpoint } from './proxy-access.types.ts';
 
@@ -16,8 +14,8 @@ const logger = silentLogger();
 const VERIFIER = 'SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy';
 let db: TestCatalog;
 let engine: FakeEngine;
-let queue: RunnerQueue;
-let runner: Runner;
+let queue: OperationQueue;
+let work: TestOperations;
 let access: ProxyAccessWithCaches;
 let branch: TestBranch;
 /** What stands between proxy-access and the catalog. */
@@ -36,8 +34,9 @@ afterAll(() => db.close());
 beforeEach(async () => {
   [catalogIsAway, queries, refreshes] = [false, 0, 0];
   engine = createFakeEngine();
-  queue = createQueue({ catalog: db.catalog });
-  const { storage, supervisor } = engine;
+  work = makeTestOperations({ catalog: db.catalog, engine, onEnded: (row) => access.invalidate(row.projectId) });
+  ({ queue } = work);
+  const { supervisor } = engine;
   access = createProxyAccess({
     queue, logger,
     catalog: {
@@ -56,24 +55,13 @@ beforeEach(async () => {
       },
     },
   });
-  const actions = createActions({
-    catalog: db.catalog, storage, supervisor, background: createBackground({ logger }), syncedFingerprints: new Map(), logger,
-    appliedAtMs: new Map(), ownerOf: () => undefined, poolIsFull: () => false, defaultPreloadLibraries: [],
-  });
-  runner = new Runner({
-    catalog: db.catalog, queue, actions, nodeId: 'node-test', logger, limits: { tries: 2, retryBaseMs: 2 },
-    onEnded: (row) => access.invalidate(row.projectId),
-  });
-  await runner.start();
+  await work.runner.start();
   const { projectId } = await insertProject(db.catalog);
   branch = await insertBranch(db.catalog, projectId);
   engine.timelines.set(branch.branchId, {} as never);
   await db.catalog.query('insert into roles (project_id, branch_id, name, verifier) values ($1, $2, $3, $4)', [projectId, branch.branchId, 'owner', VERIFIER]);
 });
-afterEach(async () => {
-  await runner.drain(5_000);
-  queue.close();
-});
+afterEach(() => work.stop());
 
 const known = async (): Promise<ProxyEndpoint> => (await access.endpoint(branch.endpointId))!;
 

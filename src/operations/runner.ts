@@ -61,6 +61,8 @@ const DEFAULT_LIMITS: RunnerLimits = {
 
 interface Lane {
   actions: readonly OperationAction[];
+  /** Whether an end must survive a power cut. A compute does not, so what is said of it need not either: it is done again. */
+  durable: boolean;
   slots: number;
   active: number;
   claiming: boolean;
@@ -93,8 +95,8 @@ export class Runner {
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
     this.#owner = `${options.nodeId}/${newUuid()}`;
     this.#lanes = [
-      lane(['start_compute', 'suspend_compute', 'apply_config', 'sync_dbs_and_roles_from_compute'], this.#limits.computeSlots),
-      lane(['create_timeline', 'create_branch', 'delete_timeline'], this.#limits.timelineSlots),
+      lane(['start_compute', 'suspend_compute', 'apply_config', 'sync_dbs_and_roles_from_compute'], this.#limits.computeSlots, false),
+      lane(['create_timeline', 'create_branch', 'delete_timeline'], this.#limits.timelineSlots, true),
     ];
   }
 
@@ -230,6 +232,7 @@ export class Runner {
   }
 
   async #end(operation: OperationRow, outcome: Outcome, status: OperationStatus, error: string | null, signal: AbortSignal): Promise<void> {
+    const { durable } = this.#lanes.find((one) => one.actions.includes(operation.action))!;
     const end = { id: operation.id, owner: this.#owner, status, error, failed: status === 'failed' };
     const row = await this.#persist(
       () =>
@@ -238,7 +241,7 @@ export class Runner {
           const ended = await endOperation(tx, end);
           if (!ended) throw new LostLease();
           return ended;
-        }),
+        }, { durable }),
       signal,
     );
     if (!row) return;
@@ -280,8 +283,8 @@ class LostLease extends Error {
   override message = 'the lease was lost to another runner';
 }
 
-function lane(actions: readonly OperationAction[], slots: number): Lane {
-  return { actions, slots, active: 0, claiming: false, again: false };
+function lane(actions: readonly OperationAction[], slots: number, durable: boolean): Lane {
+  return { actions, durable, slots, active: 0, claiming: false, again: false };
 }
 
 /** What it would work on is deleted; only what deletes still makes sense. */

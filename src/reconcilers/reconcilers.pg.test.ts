@@ -2,11 +2,10 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { insertBranch, insertProject, type TestBranch } from '../../test/support/catalog-rows.ts';
 import { openTestCatalog, type TestCatalog } from '../../test/support/catalog.ts';
 import { createFakeEngine, type FakeEngine } from '../../test/support/fake-engine.ts';
+import { makeTestOperations, TEST_NODE, type TestOperations } from '../../test/support/operations.ts';
 import { silentLogger } from '../lib/log.ts';
-import { createActions } from '../operations/actions/actions.ts';
-import { createBackground } from '../operations/background.ts';
-import { createQueue, type RunnerQueue } from '../operations/queue.ts';
-import { Runner } from '../operations/runner.ts';
+import type { RunnerQueue } from '../operations/queue.ts';
+import type { Runner } from '../operations/runner.ts';
 import { followRoles } from './follow-roles.ts';
 import { measureSizes } from './measure-sizes.ts';
 import { startReconcilers } from './reconciler.ts';
@@ -15,39 +14,32 @@ import { suspendIdle } from './suspend-idle.ts';
 import { watchSpace } from './watch-space.ts';
 
 const logger = silentLogger();
-const NODE = 'node-test';
 let db: TestCatalog;
 let engine: FakeEngine;
 let queue: RunnerQueue;
 let runner: Runner;
+let work: TestOperations;
 let projectId: string;
-const syncedFingerprints = new Map<string, string>();
+let syncedFingerprints: Map<string, string>;
 
 beforeAll(async () => {
   db = await openTestCatalog();
 });
 afterAll(() => db.close());
 beforeEach(async () => {
-  syncedFingerprints.clear();
   engine = createFakeEngine();
-  queue = createQueue({ catalog: db.catalog });
-  const { storage, supervisor } = engine;
-  const actions = createActions({
-    catalog: db.catalog, storage, supervisor, background: createBackground({ logger }), syncedFingerprints, logger,
-    appliedAtMs: new Map(), ownerOf: () => undefined, poolIsFull: () => false, defaultPreloadLibraries: [],
-  });
-  runner = new Runner({ catalog: db.catalog, queue, actions, nodeId: NODE, logger });
-  ({ projectId } = await insertProject(db.catalog, NODE));
+  work = makeTestOperations({ catalog: db.catalog, engine });
+  ({ queue, runner, syncedFingerprints } = work);
+  ({ projectId } = await insertProject(db.catalog, TEST_NODE));
 });
 afterEach(async () => {
-  await runner.drain(5_000);
-  queue.close();
+  await work.stop();
   await db.catalog.query(`update operations set status = 'finished'`);
   await db.catalog.query(`update endpoints set current_state = 'idle', pending_state = null, deleted_at = now()`);
 });
 
 const parts = () => ({
-  catalog: db.catalog, queue, supervisor: engine.supervisor, storage: engine.storage, nodeId: NODE, logger, syncedFingerprints,
+  catalog: db.catalog, queue, supervisor: engine.supervisor, storage: engine.storage, nodeId: TEST_NODE, logger, syncedFingerprints,
   activity: (endpointId: string) => engine.supervisor.activity(endpointId),
 });
 
@@ -205,7 +197,7 @@ describe('recover', () => {
     expect(engine.garbage).toEqual([]);
     await runner.start();
     await expect.poll(() => [...engine.timelines.keys()]).toEqual([kept.branchId, 'br-of-nobody-12345678']);
-    expect(await operationsOf(deleted)).toMatchObject([{ action: 'delete_timeline', status: 'finished' }]);
+    await expect.poll(() => operationsOf(deleted)).toMatchObject([{ action: 'delete_timeline', status: 'finished' }]);
   });
 
   test('running it again changes nothing', async () => {

@@ -52,10 +52,10 @@ function createStorage(engine: FakeEngine, call: Call): Storage {
   const create = (spec: TimelineRef, record: Partial<TimelineRecord>): TimelineRecord => {
     const existing = engine.timelines.get(spec.branchId);
     if (existing) return existing;
-    const made: TimelineRecord = {
-      projectId: spec.projectId, branchId: spec.branchId, formatVersion: 1, pgVersion: 17, systemIdentifier: '1', build: 'test', parentBranchId: null,
+    const made = {
+      projectId: spec.projectId, branchId: spec.branchId, formatVersion: 1, pgVersion: 17, systemIdentifier: '1', parentBranchId: null,
       branchLsn: null, branchTimestamp: null, recovery: 'none', suspectSubscriptions: false, createdAt: new Date().toISOString(), ...record,
-    };
+    } as TimelineRecord;
     engine.timelines.set(spec.branchId, made);
     return made;
   };

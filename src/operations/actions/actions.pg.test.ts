@@ -2,26 +2,18 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { insertBranch, insertProject, type TestBranch } from '../../../test/support/catalog-rows.ts';
 import { openTestCatalog, type TestCatalog } from '../../../test/support/catalog.ts';
 import { createFakeEngine, type FakeEngine } from '../../../test/support/fake-engine.ts';
+import { makeTestOperations, TEST_NODE, type TestOperations } from '../../../test/support/operations.ts';
 import type { OperationAction, OperationRow } from '../../catalog/types.ts';
 import { AppError } from '../../lib/errors.ts';
-import { silentLogger } from '../../lib/log.ts';
-import { createBackground, type Background } from '../background.ts';
-import { createQueue, type RunnerQueue } from '../queue.ts';
-import { Runner } from '../runner.ts';
-import { createActions } from './actions.ts';
+import type { RunnerQueue } from '../queue.ts';
 
-const logger = silentLogger();
-const NODE = 'node-test';
 const VERIFIER = 'SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy';
 
 let db: TestCatalog;
 let engine: FakeEngine;
 let queue: RunnerQueue;
-let runner: Runner;
-let background: Background;
-let poolIsFull = false;
+let operations: TestOperations;
 let projectId: string;
-const syncedFingerprints = new Map<string, string>();
 
 beforeAll(async () => {
   db = await openTestCatalog();
@@ -29,23 +21,12 @@ beforeAll(async () => {
 afterAll(() => db.close());
 beforeEach(async () => {
   engine = createFakeEngine();
-  queue = createQueue({ catalog: db.catalog });
-  background = createBackground({ logger });
-  poolIsFull = false;
-  const { storage, supervisor } = engine;
-  const actions = createActions({
-    catalog: db.catalog, storage, supervisor, background, syncedFingerprints, logger,
-    appliedAtMs: new Map(), ownerOf: (number) => ({ uid: 700_000 + number, gid: 700_000 + number }), poolIsFull: () => poolIsFull, defaultPreloadLibraries: ['pg_stat_statements'],
-  });
-  runner = new Runner({ catalog: db.catalog, queue, actions, nodeId: NODE, logger, limits: { tries: 3, retryBaseMs: 2, retryMaxMs: 5 } });
-  await runner.start();
-  ({ projectId } = await insertProject(db.catalog, NODE));
+  operations = makeTestOperations({ catalog: db.catalog, engine });
+  ({ queue } = operations);
+  await operations.runner.start();
+  ({ projectId } = await insertProject(db.catalog, TEST_NODE));
 });
-afterEach(async () => {
-  await runner.drain(5_000);
-  await background.close();
-  queue.close();
-});
+afterEach(() => operations.stop());
 
 async function perform(branch: TestBranch, actions: readonly OperationAction[], payload = {}): Promise<OperationRow[]> {
   const rows = await db.catalog.transaction((tx) => queue.append(tx, actions.map((action) => ({ ...branch, action, payload }))));
@@ -175,7 +156,7 @@ describe('start_compute', () => {
 
   test('is refused while the pool is full', async () => {
     const branch = await readyBranch();
-    poolIsFull = true;
+    operations.pool.full = true;
     const [operation] = await perform(branch, ['start_compute']);
     expect(operation).toMatchObject({ status: 'failed', failuresCount: 1 });
     expect(operation!.error).toMatch(/^the storage pool is full/);

@@ -4,7 +4,7 @@
  * `payload.idleOnly` is how a suspend for idleness says that it must not cut a client that has come meanwhile.
  * Storage tidies up afterwards in the background: neither the operation's end nor the next start waits for it.
  */
-import { computeWork, endpointActive, endpointIdle, endpointIs, recordFacts } from '../../catalog/transitions.ts';
+import { computeWork, endpointIdle, endpointIs, recordFacts } from '../../catalog/transitions.ts';
 import type { OperationRow } from '../../catalog/types.ts';
 import type { RolesAndDatabases } from '../../compute/types.ts';
 import type { Action } from '../types.ts';
@@ -41,7 +41,7 @@ export function suspendCompute(context: ActionContext): Action {
     run: async (operation) => {
       const endpointId = endpointOf(operation);
       if (await isInUse(operation, endpointId)) {
-        return { skip: true, transition: (tx) => endpointActiveAgain(tx, endpointId) };
+        return { skip: true, transition: (tx) => endpointIs(tx, endpointId, 'active') };
       }
       const work = await computeWork(catalog, endpointId);
       const facts = await lastFacts(endpointId);
@@ -66,5 +66,3 @@ export function suspendCompute(context: ActionContext): Action {
     },
   };
 }
-
-const endpointActiveAgain: typeof endpointActive = (tx, endpointId) => endpointIs(tx, endpointId, 'active');
