@@ -104,6 +104,8 @@ describe('order', () => {
     const order: number[] = [];
     const active = new Map<string, number>();
     let together = 0;
+    let allAtWork!: () => void;
+    const atWork = new Promise<void>((resolve) => (allAtWork = resolve));
     const { queue } = await startRunner({
       run: async (operation) => {
         const here = (active.get(operation.branchId!) ?? 0) + 1;
@@ -111,7 +113,9 @@ describe('order', () => {
         expect(here).toBe(1);
         together = Math.max(together, [...active.values()].reduce((sum, count) => sum + count));
         order.push(operation.seq);
-        await new Promise((resolve) => setTimeout(resolve, 10));
+        // The first of each branch waits for the first of every other: it would wait for ever if they took turns.
+        if (together === branches.length) allAtWork();
+        await atWork;
         active.set(operation.branchId!, here - 1);
       },
     });
