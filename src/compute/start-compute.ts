@@ -6,7 +6,8 @@
  * storage syncs every file, because that checkpoint forgot what it owed), and only then the record says `none`.
  * Killed anywhere in between, the next start does the same again.
  */
-import { rename, stat } from 'node:fs/promises';
+import { access, rename, stat } from 'node:fs/promises';
+import path from 'node:path';
 import type { Home } from '../home.ts';
 import { AppError, isAppError } from '../lib/errors.ts';
 import type { Logger } from '../lib/log.ts';
@@ -95,7 +96,7 @@ async function firstStart(
   try {
     if (timeline.suspectSubscriptions) await dropInheritedSubscriptions(compute.sessions);
     if (replays) {
-      await configure(context, spec, { phase: 'running', subscriptionWorkers });
+      await configure(context, spec, installation, { phase: 'running', subscriptionWorkers });
       await compute.sessions.inPostgres(syncFromNowOn);
     }
     await context.storage.finishRecovery(spec.timeline);
@@ -132,7 +133,7 @@ async function launch(
   await stopStray(dataDirectory, logger);
   try {
     await Promise.all([
-      configure(context, spec, phase),
+      configure(context, spec, installation, phase),
       openSocketDirectory(places.openSocketDirectory, spec.owner),
       rotateLog(places.log),
       writeRecord(places, recordOf(context, spec, socketDirectory, false)),
@@ -174,16 +175,42 @@ async function stopStray(dataDirectory: string, logger: Logger): Promise<void> {
   logger.warn({ dataDirectory, how }, 'stopped a Postgres that nobody had asked for');
 }
 
-function configure(context: StartContext, spec: ComputeSpec, phase: Phase): Promise<void> {
+async function configure(
+  context: StartContext,
+  spec: ComputeSpec,
+  installation: PostgresInstallation,
+  phase: Phase,
+): Promise<void> {
   const places = placesOf(context.home, spec.endpointId);
+  const preloadLibraries = await installedLibraries(context, spec, installation);
   const files = configurationFiles({
-    spec,
+    spec: { ...spec, preloadLibraries },
     ...phase,
     socketDirectory: places.openSocketDirectory,
     archiveCommand: archiveCommand(context.storage.walDirectory(spec.timeline)),
     hostMemoryBytes: context.hostMemoryBytes,
   });
-  return writeConfiguration(places.configuration, files, spec.owner);
+  await writeConfiguration(places.configuration, files, spec.owner);
+}
+
+/** Distributions ship the contrib libraries apart from the server, which does not start when one of the list is missing. */
+async function installedLibraries(
+  context: StartContext,
+  spec: ComputeSpec,
+  installation: PostgresInstallation,
+): Promise<string[]> {
+  const present = await Promise.all(
+    spec.preloadLibraries.map((library) =>
+      access(path.join(installation.extensionDirectory, `${library}.control`)).then(
+        () => true,
+        () => false,
+      ),
+    ),
+  );
+  const missing = spec.preloadLibraries.filter((_library, index) => !present[index]);
+  if (missing.length > 0)
+    context.logger.warn({ missing, major: spec.pgVersion }, 'libraries to preload are not installed');
+  return spec.preloadLibraries.filter((_library, index) => present[index]);
 }
 
 function recordOf(context: StartContext, spec: ComputeSpec, socketDirectory: string, ready: boolean): ComputeRecord {
