@@ -36,7 +36,6 @@ const PINNED_OPTIONS = [
   'lock_timeout=0',
   'idle_in_transaction_session_timeout=0',
   'idle_session_timeout=0',
-  'idle_session_timeout=0',
   'default_transaction_read_only=off',
   'default_transaction_isolation=read\\ committed',
   'default_transaction_deferrable=off',
@@ -51,8 +50,6 @@ const PINNED_OPTIONS = [
 
 /** Unknown to earlier majors. */
 const PINNED_OPTIONS_17 = ['event_triggers=off', 'transaction_timeout=0'] as const;
-
-const PINNED_FROM_17 = ['event_triggers=off', 'transaction_timeout=0'] as const;
 
 const asText = { getTypeParser: () => (value: unknown) => value };
 
