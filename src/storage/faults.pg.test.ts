@@ -1,0 +1,207 @@
+/**
+ * Storage when something goes wrong or runs out: a failure at every sync, leftovers of a crash, a pool without space,
+ * files in too many pieces; and what it refuses.
+ */
+import { mkdir, open, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { PROJECT, makeEngine, ref } from '../../test/support/engine.ts';
+import type { Engine } from '../../test/support/engine.ts';
+import { makePool, missingFor } from '../../test/support/pool.ts';
+import type { TestPool } from '../../test/support/pool.ts';
+import { durable } from '../lib/durable.ts';
+import type { Durable } from '../lib/durable.ts';
+import { fragmentation } from './size.ts';
+import { EXTENT_BUDGET } from './rest-work.ts';
+
+const missing = missingFor('xfs');
+
+/** Fails at the n-th sync from when it is armed. */
+function failing(): { files: Durable; arm: (at: number) => void; reached: () => boolean } {
+  let left = Number.POSITIVE_INFINITY;
+  const step = async () => {
+    left -= 1;
+    if (left === 0) throw new Error('simulated crash');
+  };
+  return {
+    files: {
+      file: async (name, file) => step().then(() => durable.file(name, file)),
+      directory: async (name, directory) => step().then(() => durable.directory(name, directory)),
+      commit: async (name, work) => step().then(() => durable.commit(name, work)),
+    },
+    arm: (at) => (left = at),
+    reached: () => left <= 0,
+  };
+}
+
+describe('on any file system', () => {
+  let pool: TestPool;
+  let engine: Engine;
+  const fault = failing();
+
+  beforeAll(async () => {
+    pool = await makePool(missing === '' ? 'xfs' : 'plain');
+    engine = await makeEngine({ pool: pool.directory, storage: { durable: fault.files } });
+    await engine.root('main');
+    await engine.start('main');
+    await engine.sql('main', 'create table public.notes as select generate_series(1, 100) as n');
+  });
+  afterAll(async () => {
+    await engine?.close();
+    await pool?.remove();
+  });
+
+  test.each(['running', 'suspended'])('a failure at any sync of branching a %s parent leaves nothing half visible', async (state) => {
+    if (state === 'suspended') await engine.stop('main');
+    for (let at = 1; ; at += 1) {
+      fault.arm(at);
+      const outcome = await engine.child('child', 'main').then(
+        () => 'made',
+        (error: unknown) => String(error),
+      );
+      const reached = fault.reached();
+      fault.arm(Number.POSITIVE_INFINITY);
+      if (!reached) {
+        expect(outcome).toBe('made');
+        break;
+      }
+      expect(outcome).toContain('simulated crash');
+      expect(await engine.storage.readTimeline(ref('child'))).toBeUndefined();
+      expect((await engine.storage.listTimelines()).garbage).toEqual([]);
+    }
+    await engine.start('child');
+    expect(await engine.sql('child', 'select count(*) from public.notes')).toEqual([['100']]);
+    await engine.stop('child');
+    await engine.storage.deleteTimeline(ref('child'));
+  });
+
+  test('what a crash left behind is garbage, and a new try does not trip over it', async () => {
+    const leftover = path.join(pool.directory, PROJECT, 'again');
+    await mkdir(path.join(leftover, 'pgdata', 'base'), { recursive: true });
+    await writeFile(path.join(leftover, 'timeline.json.tmp'), '{');
+    await mkdir(path.join(pool.directory, 'trash', 'old-1'));
+    const { garbage } = await engine.storage.listTimelines();
+    expect(garbage.toSorted()).toEqual([leftover, path.join(pool.directory, 'trash', 'old-1')].toSorted());
+    await engine.child('again', 'main');
+    // Made in the meantime: no garbage any more, whatever the list says.
+    await engine.storage.removeGarbage([...garbage, path.join(pool.directory, PROJECT, 'main'), '/etc']);
+    expect(await engine.storage.readTimeline(ref('again'))).toBeDefined();
+    expect(await engine.storage.readTimeline(ref('main'))).toBeDefined();
+    expect((await engine.storage.listTimelines()).garbage).toEqual([]);
+  });
+
+  test('creating twice is creating once', async () => {
+    const [first, second] = await Promise.all([engine.child('twice', 'main'), engine.child('twice', 'main')]);
+    expect(second).toEqual(first);
+    expect(await engine.root('main')).toEqual(await engine.storage.readTimeline(ref('main')));
+  });
+
+  test('children of one parent at once, while others are deleted', async () => {
+    await Promise.all(Array.from({ length: 8 }, (_item, n) => engine.child(`crowd-${n}`, 'main')));
+    await Promise.all([
+      ...Array.from({ length: 4 }, (_item, n) => engine.storage.deleteTimeline(ref(`crowd-${n}`))),
+      ...Array.from({ length: 4 }, (_item, n) => engine.child(`later-${n}`, `crowd-${n + 4}`)),
+    ]);
+    const { timelines } = await engine.storage.listTimelines();
+    const names = timelines.map(({ branchId }) => branchId);
+    expect(names).toEqual(expect.arrayContaining(['crowd-4', 'later-3']));
+    expect(names).not.toContain('crowd-0');
+  });
+
+  test('points outside of the history are refused', async () => {
+    const at = (lsn: string) =>
+      engine.storage.createChildTimeline({ ...ref('past'), parentBranchId: 'main', owner: engine.owner, point: { kind: 'lsn', lsn } });
+    await expect(at('0/1')).rejects.toMatchObject({ kind: 'unprocessable' });
+    expect(await engine.storage.readTimeline(ref('past'))).toBeUndefined();
+  });
+
+  test('a point in the past that a base can serve is exact', async () => {
+    await engine.start('main');
+    await engine.sql('main', 'insert into public.notes values (1000)');
+    const [[lsn]] = (await engine.sql('main', 'select pg_current_wal_flush_lsn()')) as [[string]];
+    await engine.sql('main', 'insert into public.notes values (1001)');
+    const point = { kind: 'lsn', lsn } as const;
+    const record = await engine.storage.createChildTimeline({ ...ref('then'), parentBranchId: 'main', owner: engine.owner, point });
+    expect(record).toMatchObject({ recovery: 'replay', branchLsn: lsn });
+    await engine.stop('main');
+    await engine.start('then');
+    expect(await engine.sql('then', 'select max(n) from public.notes')).toEqual([['1000']]);
+    await engine.stop('then');
+  });
+});
+
+describe.skipIf(missing !== '')(`a small pool ${missing}`, () => {
+  test('refuses new timelines first, frees its reserve when full, and recovers by itself', async () => {
+    const pool = await makePool('xfs', { sizeBytes: 1024 ** 3 });
+    const engine = await makeEngine({ pool: pool.directory });
+    const filler = path.join(pool.directory, 'filler');
+    const fillTo = async (freeBytes: number) => {
+      const status = await engine.storage.poolStatus();
+      const handle = await open(filler, 'a');
+      const block = Buffer.alloc(1024 ** 2, 1);
+      for (let left = status.freeBytes - freeBytes; left > 0; left -= block.length) await handle.write(block);
+      await handle.sync();
+      await handle.close();
+    };
+    try {
+      await engine.root('main');
+      const healthy = await engine.storage.poolStatus();
+      expect(healthy.watermark).toBe('ok');
+      await engine.storage.poolStatus();
+      expect((await stat(path.join(pool.directory, 'reserve'))).size).toBeGreaterThan(0);
+      await fillTo(healthy.totalBytes * 0.06);
+      expect((await engine.storage.poolStatus()).watermark).toBe('high');
+      await expect(engine.child('child', 'main')).rejects.toMatchObject({ kind: 'unavailable', message: /almost full/ });
+      await fillTo(healthy.totalBytes * 0.02);
+      expect((await engine.storage.poolStatus()).watermark).toBe('full');
+      expect(await readdir(pool.directory)).not.toContain('reserve');
+      expect((await engine.storage.poolStatus()).watermark).toBe('full');
+      await rm(filler);
+      expect((await engine.storage.poolStatus()).watermark).toBe('ok');
+      await engine.child('child', 'main');
+      expect(await readdir(pool.directory)).toContain('reserve');
+    } finally {
+      await engine.close();
+      await pool.remove();
+    }
+  });
+
+  test('rewrites fragmented files after suspend, and gives way to a start', async () => {
+    const pool = await makePool('xfs');
+    const engine = await makeEngine({ pool: pool.directory });
+    try {
+      await engine.root('main');
+      await engine.start('main');
+      await engine.sql('main', 'create table public.wide as select n, repeat(md5(n::text), 20) as t from generate_series(1, 150000) n');
+      await engine.stop('main');
+      await engine.child('keeper', 'main');
+      const pgdata = engine.storage.dataDirectory(ref('main'));
+      const largest = (await fragmentation(pgdata)).toSorted((a, b) => b.sizeBytes - a.sizeBytes)[0]!;
+      await shatter(largest.file, largest.sizeBytes);
+      expect((await engine.storage.size(ref('main'))).extents).toBeGreaterThan(EXTENT_BUDGET);
+      const work = engine.storage.afterSuspend(ref('main'));
+      await engine.storage.withDataDirectory(ref('main'), async () => undefined);
+      await work;
+      expect(await readdir(path.dirname(largest.file))).not.toContainEqual(expect.stringContaining('rewrite'));
+      await engine.storage.afterSuspend(ref('main'));
+      expect((await engine.storage.size(ref('main'))).extents).toBeLessThan(EXTENT_BUDGET / 10);
+      await engine.start('main');
+      expect(await engine.sql('main', 'select count(*), sum(length(t)) from public.wide')).toEqual([['150000', '96000000']]);
+    } finally {
+      await engine.close();
+      await pool.remove();
+    }
+  });
+});
+
+/** Writes every second page of a shared file back to itself, as random updates would. */
+async function shatter(file: string, sizeBytes: number): Promise<void> {
+  const handle = await open(file, 'r+');
+  const page = Buffer.alloc(4096);
+  for (let offset = 0; offset + 8192 <= sizeBytes; offset += 8192) {
+    await handle.read(page, 0, page.length, offset);
+    await handle.write(page, 0, page.length, offset);
+  }
+  await handle.sync();
+  await handle.close();
+}
