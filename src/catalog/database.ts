@@ -63,7 +63,9 @@ export class CatalogDatabase implements Queryable {
       idleTimeoutMillis: 60_000,
     });
     // An idle session that the server ends is replaced by the pool; without a listener it would end the process.
-    this.#pool.on('error', (error) => this.#logger.warn({ err: error }, 'a catalog session ended'));
+    this.#pool.on('error', (error) => {
+      if (!this.#pool.ending) this.#logger.warn({ err: error }, 'a catalog session ended');
+    });
   }
 
   async query<Row>(text: string, values?: readonly unknown[], name?: string): Promise<Row[]> {

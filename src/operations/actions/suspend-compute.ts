@@ -4,6 +4,7 @@
  * `payload.idleOnly` is how a suspend for idleness says that it must not cut a client that has come meanwhile.
  * Storage tidies up afterwards in the background: neither the operation's end nor the next start waits for it.
  */
+import { recordLogicalSize } from '../../catalog/reconciling.ts';
 import { computeWork, endpointIdle, endpointIs, recordFacts } from '../../catalog/transitions.ts';
 import type { OperationRow } from '../../catalog/types.ts';
 import type { RolesAndDatabases } from '../../compute/types.ts';
@@ -50,7 +51,11 @@ export function suspendCompute(context: ActionContext): Action {
       appliedAtMsOf.delete(endpointId);
       if (work) {
         const timeline = { projectId: work.projectId, branchId: work.branchId };
-        background.run(`after-suspend ${work.branchId}`, () => storage.afterSuspend(timeline));
+        background.run(`after-suspend ${work.branchId}`, async () => {
+          await storage.afterSuspend(timeline);
+          const { logicalBytes } = await storage.size(timeline);
+          await recordLogicalSize(catalog, work.branchId, logicalBytes);
+        });
       }
       return {
         transition: async (tx) => {
