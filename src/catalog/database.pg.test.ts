@@ -70,7 +70,7 @@ test('transactions that deadlock are run again until all succeed', async () => {
 test('a session that the server ends does not spoil the next query', async () => {
   const [row] = await db.catalog.query<{ pid: number }>('select pg_backend_pid() as pid');
   const killer = new CatalogDatabase({ connection: db.connection, logger: silentLogger() });
-  await killer.query('select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1 and pid <> pg_backend_pid()', ['test']);
+  await killer.query('select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1 and datname = current_database() and pid <> pg_backend_pid()', ['test']);
   await killer.close();
   await expect.poll(async () => (await db.catalog.query<{ pid: number }>('select pg_backend_pid() as pid'))[0]!.pid).not.toBe(row!.pid);
 });
@@ -91,10 +91,10 @@ test('what the server refuses comes out with its SQLSTATE', async () => {
 test('listen hears other sessions and survives the loss of its own', async () => {
   const heard: string[] = [];
   const listener = db.catalog.listen('a_channel', (payload) => heard.push(payload));
-  await expect.poll(async () => (await db.catalog.query(`select 1 from pg_stat_activity where query = 'listen "a_channel"'`)).length).toBe(1);
+  await expect.poll(async () => (await db.catalog.query(`select 1 from pg_stat_activity where datname = current_database() and query = 'listen "a_channel"'`)).length).toBe(1);
   await db.catalog.query(`select pg_notify('a_channel', 'one')`);
   await expect.poll(() => heard).toEqual(['one']);
-  await db.catalog.query(`select pg_terminate_backend(pid) from pg_stat_activity where query = 'listen "a_channel"'`);
+  await db.catalog.query(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and query = 'listen "a_channel"'`);
   await expect
     .poll(
       async () => {
