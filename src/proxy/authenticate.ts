@@ -76,7 +76,10 @@ export async function authenticate(options: AuthenticateOptions): Promise<Authen
   }
 }
 
-async function findEndpoint({ access, address, reader }: AuthenticateOptions, endpointId: string): Promise<ProxyEndpoint> {
+async function findEndpoint(
+  { access, address, reader }: AuthenticateOptions,
+  endpointId: string,
+): Promise<ProxyEndpoint> {
   const endpoint = await untilAborted(access.endpoint(endpointId), reader.closed);
   if (!endpoint) throw refusals.unknownEndpoint();
   // Before the password: addresses that are shut out cannot even guess.

@@ -36,7 +36,7 @@ export function connectCompute(path: string, handler: ChunkHandler): ComputeSock
       },
       callback: (sizeBytes) => {
         const result = current(buffer.subarray(0, sizeBytes));
-        ({ kept } = result);
+        kept = result.kept;
         return !result.pause;
       },
     },

@@ -58,7 +58,9 @@ function splitOptions(text: string): string[] {
 
 /** The endpoint id, or undefined when neither names one. Throws Refusal. */
 export function chooseEndpoint(fromServerName: string | undefined, fromOptions: string | undefined) {
-  const [name, option] = [fromServerName, fromOptions].map((text) => (text === undefined ? undefined : normalise(text)));
+  const [name, option] = [fromServerName, fromOptions].map((text) =>
+    text === undefined ? undefined : normalise(text),
+  );
   if (name !== undefined && option !== undefined && name !== option) {
     throw refusals.inconsistentEndpoint(fromServerName!, fromOptions!);
   }

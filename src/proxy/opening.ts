@@ -103,9 +103,14 @@ function secure(plain: Socket, context: SecureContext, onSocket: (socket: Socket
     onSocket(socket);
     const fail = (error?: Error) => reject(new ConnectionClosed(error?.message ?? 'closed during the TLS handshake'));
     socket.on('error', fail);
-    socket.once('close', () => fail());
+    const onEnd = () => fail();
+    socket.once('close', onEnd);
+    // A half-open socket stays open when the client gives up in the middle.
+    socket.once('end', onEnd);
     socket.once('secure', () => {
       socket.off('error', fail);
+      socket.off('close', onEnd);
+      socket.off('end', onEnd);
       resolve({ socket, serverName });
     });
   });

@@ -50,7 +50,9 @@ for (const installation of installations) {
       postgres = await startPlainPostgres(installation);
       await postgres.query(`create role me login replication password 'right'`);
       await postgres.query('create database mine owner me');
-      const rows = await postgres.query<{ rolpassword: string }>(`select rolpassword from pg_authid where rolname = 'me'`);
+      const rows = await postgres.query<{ rolpassword: string }>(
+        `select rolpassword from pg_authid where rolname = 'me'`,
+      );
       proxy = await startTestProxy({ wake: postgres.socketPath });
       proxy.verifiers.set('me', rows[0]!.rolpassword);
     });
@@ -63,8 +65,14 @@ for (const installation of installations) {
       `host=ep-test.localhost hostaddr=127.0.0.1 port=${proxy.proxy.port} user=me password=right dbname=mine sslmode=require`;
     const walsender = async () => {
       const client = new pg.Client({
-        host: '127.0.0.1', port: proxy.proxy.port, user: 'me', password: 'right', database: 'mine', ssl: false,
-        options: 'endpoint=ep-test', replication: 'database',
+        host: '127.0.0.1',
+        port: proxy.proxy.port,
+        user: 'me',
+        password: 'right',
+        database: 'mine',
+        ssl: false,
+        options: 'endpoint=ep-test',
+        replication: 'database',
       } as pg.ClientConfig);
       client.on('error', () => undefined);
       await client.connect();
@@ -123,7 +131,14 @@ for (const installation of installations) {
     test.skipIf(!tools)('pg_basebackup and pg_receivewal get nothing (needs the system tools)', async () => {
       const directory = await mkdtemp(path.join(os.tmpdir(), 'ballast-backup-'));
       for (const tool of ['pg_basebackup', 'pg_receivewal']) {
-        const attempt = run(path.join(tools!, tool), ['-d', conninfo().replace(/ dbname=\S+/, ''), '-D', directory, '--no-password', ...(tool === 'pg_receivewal' ? ['--no-loop'] : [])]);
+        const attempt = run(path.join(tools!, tool), [
+          '-d',
+          conninfo().replace(/ dbname=\S+/, ''),
+          '-D',
+          directory,
+          '--no-password',
+          ...(tool === 'pg_receivewal' ? ['--no-loop'] : []),
+        ]);
         await expect(attempt, tool).rejects.toThrow('physical replication is not available');
       }
       expect(await readdir(directory)).toEqual([]);
@@ -138,7 +153,8 @@ for (const installation of installations) {
         await postgres.query('create publication news for table shared', 'mine');
         await subscriber.query('create table shared (i int primary key, t text)');
         await subscriber.query(`create subscription reader connection '${conninfo()}' publication news`);
-        const count = async () => (await subscriber.query<{ n: number }>('select count(*)::int as n from shared'))[0]!.n;
+        const count = async () =>
+          (await subscriber.query<{ n: number }>('select count(*)::int as n from shared'))[0]!.n;
         await until('the copy', async () => (await count()) === 1000);
         await postgres.query(`insert into shared values (1001, 'followed ö'); delete from shared where i = 1`, 'mine');
         await until('the changes', async () => {

@@ -1,6 +1,7 @@
 /** The proxy in front of a real Postgres, used by real clients: psql, pg and postgres.js. */
 import { execFile, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
+import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import pg from 'pg';
@@ -105,7 +106,22 @@ describe.skipIf(!hasPsql)('psql (needs it installed)', () => {
 
   test('copies in both directions', async () => {
     const rows = Array.from({ length: 50_000 }, (_, i) => `${i}\t${randomUUID()}`).join('\n');
-    const child = spawn('psql', ['-AtXq', '-c', 'create table if not exists copied (i int, u uuid)', '-c', 'truncate copied', '-c', 'copy copied from stdin', '-c', 'copy (table copied order by i) to stdout', `host=127.0.0.1 port=${proxy.proxy.port} user=me dbname=mine sslmode=require options=endpoint=ep-test`], { env: { ...process.env, PGPASSWORD: 'right' } });
+    const child = spawn(
+      'psql',
+      [
+        '-AtXq',
+        '-c',
+        'create table if not exists copied (i int, u uuid)',
+        '-c',
+        'truncate copied',
+        '-c',
+        'copy copied from stdin',
+        '-c',
+        'copy (table copied order by i) to stdout',
+        `host=127.0.0.1 port=${proxy.proxy.port} user=me dbname=mine sslmode=require options=endpoint=ep-test`,
+      ],
+      { env: { ...process.env, PGPASSWORD: 'right' } },
+    );
     const chunks: Buffer[] = [];
     child.stdout.on('data', (chunk: Buffer) => chunks.push(chunk));
     child.stdin.end(`${rows}\n`);
@@ -163,7 +179,12 @@ describe('a session', () => {
 
   test('of postgres.js works over TLS with prepared statements, cursors and parallel queries', async () => {
     const sql = postgresJs({
-      host: '127.0.0.1', port: proxy.proxy.port, user: 'me', password: 'right', database: 'mine', max: 4,
+      host: '127.0.0.1',
+      port: proxy.proxy.port,
+      user: 'me',
+      password: 'right',
+      database: 'mine',
+      max: 4,
       ssl: { rejectUnauthorized: false, servername: 'ep-test.localhost' },
     });
     const answers = await Promise.all(Array.from({ length: 40 }, (_, i) => sql`select ${i}::int as i`));
@@ -217,7 +238,7 @@ describe('a session', () => {
 
   test('whose client has said its last word still gets the answer', async () => {
     const client = await connect();
-    const { stream } = (client as unknown as { connection: { stream: import('node:net').Socket } }).connection;
+    const { stream } = (client as unknown as { connection: { stream: Socket } }).connection;
     const pending = client.query('select 42 as answer');
     await new Promise((resolve) => setImmediate(resolve));
     stream.end();
@@ -251,12 +272,16 @@ describe('a cancel request', () => {
 
   test.skipIf(!hasPsql)('of psql, sent by Ctrl-C, works over TLS (needs psql)', async () => {
     const conninfo = `host=ep-test.localhost hostaddr=127.0.0.1 port=${proxy.proxy.port} user=me dbname=mine sslmode=require`;
-    const child = spawn('psql', ['-AtXc', 'select pg_sleep(20)', conninfo], { env: { ...process.env, PGPASSWORD: 'right' } });
+    const child = spawn('psql', ['-AtXc', 'select pg_sleep(20)', conninfo], {
+      env: { ...process.env, PGPASSWORD: 'right' },
+    });
     let output = '';
     child.stderr.on('data', (chunk: Buffer) => (output += chunk.toString()));
     const exited = new Promise((resolve) => child.on('close', resolve));
     await until('the query to run', async () => {
-      const rows = await postgres.query(`select 1 from pg_stat_activity where query like 'select pg_sleep(20)' and state = 'active'`);
+      const rows = await postgres.query(
+        `select 1 from pg_stat_activity where query like 'select pg_sleep(20)' and state = 'active'`,
+      );
       return rows.length === 1;
     });
     child.kill('SIGINT');
@@ -268,9 +293,12 @@ describe('a cancel request', () => {
 describe('pressure', () => {
   test('a client that does not read makes the proxy hold little, and gets everything when it reads', async () => {
     const client = await connect();
-    const { stream } = (client as unknown as { connection: { stream: import('node:net').Socket } }).connection;
+    const { stream } = (client as unknown as { connection: { stream: Socket } }).connection;
     const before = await settledMemory();
-    const pending = client.query({ text: `select repeat('x', 1000) from generate_series(1, 150000)`, rowMode: 'array' });
+    const pending = client.query({
+      text: `select repeat('x', 1000) from generate_series(1, 150000)`,
+      rowMode: 'array',
+    });
     await new Promise((resolve) => setImmediate(resolve));
     stream.pause();
     await sleep(1_000);
@@ -284,7 +312,7 @@ describe('pressure', () => {
   test('a compute that does not read stops its client', async () => {
     const client = await connect();
     const before = await settledMemory();
-    const { stream } = (client as unknown as { connection: { stream: import('node:net').Socket } }).connection;
+    const { stream } = (client as unknown as { connection: { stream: Socket } }).connection;
     // While it sleeps, Postgres reads nothing of what comes behind.
     const slept = client.query('select pg_sleep(1.5)');
     await new Promise((resolve) => setImmediate(resolve));
@@ -295,6 +323,7 @@ describe('pressure', () => {
     expect((await settledMemory()) - before - total).toBeLessThan(8 * MIB);
     stream.destroy();
     await slept.catch(() => undefined);
+    await until('the session to end', () => proxy.proxy.stats().sessions === 0);
   });
 
   async function settledMemory(): Promise<number> {

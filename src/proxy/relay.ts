@@ -12,8 +12,12 @@ import type { WalsenderFilter } from './walsender-filter.ts';
 
 const LINGER_MS = 30_000;
 
-/** ` ROLE` at the end of a command tag: CREATE, ALTER or DROP ROLE. */
+const COMMAND_COMPLETE = 'C'.charCodeAt(0);
+const LAST_OF_ROLE = 'E'.charCodeAt(0);
+/** The end of the command tags CREATE ROLE, ALTER ROLE and DROP ROLE. */
 const ROLE_TAG = Buffer.from(' ROLE\0', 'latin1');
+/** NUL of the tag and ReadyForQuery: what stands behind the last letter of the last tag of an answer. */
+const BEHIND_LAST_TAG_BYTES = 7;
 /** Tags stand at the end of an answer. */
 const TAG_WINDOW_BYTES = 512;
 
@@ -48,13 +52,20 @@ export async function relay(client: Socket, compute: ComputeSocket, options: Rel
 function pumpAnswers(compute: ComputeSocket, client: Socket, onRoleChange: () => void): void {
   const passed = { kept: false, pause: false };
   compute.receive((chunk) => {
-    if (chunk.indexOf(ROLE_TAG, Math.max(0, chunk.length - TAG_WINDOW_BYTES)) >= 0) onRoleChange();
+    if (mayChangeRoles(chunk)) onRoleChange();
     passed.pause = !client.write(chunk);
     // Nothing left to write: the kernel has it all, and the buffer is free again.
     passed.kept = client.writableLength > 0;
     return passed;
   });
   connectEnds(compute.socket, client);
+}
+
+/** Two bytes tell for nearly every answer that it is no such one; only the others are searched. */
+function mayChangeRoles(chunk: Buffer): boolean {
+  const { length } = chunk;
+  if (chunk[0] !== COMMAND_COMPLETE && chunk[length - BEHIND_LAST_TAG_BYTES - 1] !== LAST_OF_ROLE) return false;
+  return chunk.includes(ROLE_TAG, Math.max(0, length - TAG_WINDOW_BYTES));
 }
 
 function pump(from: Socket, to: Socket): void {

@@ -91,11 +91,16 @@ describe('commands', () => {
 
   test('nothing that begins with a physical command passes, whatever stands around it', () => {
     const space = fc.string({ unit: fc.constantFrom(' ', '\t', '\n', '\r', '\f', '\v') });
-    const physical = fc.constantFrom('BASE_BACKUP', 'UPLOAD_MANIFEST', 'TIMELINE_HISTORY', 'START_REPLICATION PHYSICAL');
+    const physical = fc.constantFrom(
+      'BASE_BACKUP',
+      'UPLOAD_MANIFEST',
+      'TIMELINE_HISTORY',
+      'START_REPLICATION PHYSICAL',
+    );
     const mixedCase = physical.chain((text) =>
-      fc.array(fc.boolean(), { minLength: text.length, maxLength: text.length }).map((upper) =>
-        [...text].map((letter, i) => (upper[i] ? letter : letter.toLowerCase())).join(''),
-      ),
+      fc
+        .array(fc.boolean(), { minLength: text.length, maxLength: text.length })
+        .map((upper) => [...text].map((letter, i) => (upper[i] ? letter : letter.toLowerCase())).join('')),
     );
     const rest = fc.string().map((text) => (/^[A-Za-z0-9_$\u0080-\uffff]/.test(text) ? ` ${text}` : text));
     fc.assert(

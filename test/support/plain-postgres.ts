@@ -47,7 +47,19 @@ export async function startPlainPostgres(
   await writeFile(passwordFile, 'postgres\n', { mode: 0o644 });
   await run(
     path.join(bin, 'initdb'),
-    ['-D', data, '-U', 'postgres', '-A', 'scram-sha-256', `--pwfile=${passwordFile}`, '-E', 'UTF8', '--locale=C', '--no-sync'],
+    [
+      '-D',
+      data,
+      '-U',
+      'postgres',
+      '-A',
+      'scram-sha-256',
+      `--pwfile=${passwordFile}`,
+      '-E',
+      'UTF8',
+      '--locale=C',
+      '--no-sync',
+    ],
     { env, cwd: home, ...owner },
   );
   await appendFile(path.join(data, 'pg_hba.conf'), 'local replication all scram-sha-256\n');
@@ -83,7 +95,14 @@ export async function startPlainPostgres(
     socketDirectory: home,
     socketPath: path.join(home, '.s.PGSQL.5432'),
     query: async <Row extends pg.QueryResultRow>(text: string, database = 'postgres') => {
-      const client = new pg.Client({ host: home, port: 5432, database, user: 'postgres', password: 'postgres', ssl: false });
+      const client = new pg.Client({
+        host: home,
+        port: 5432,
+        database,
+        user: 'postgres',
+        password: 'postgres',
+        ssl: false,
+      });
       await client.connect();
       try {
         return (await client.query<Row>(text)).rows;

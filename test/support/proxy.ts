@@ -110,7 +110,10 @@ export function rawClient(port: number, host = '127.0.0.1'): Promise<RawClient> 
   });
 }
 
-export function tlsClient(port: number, options: tls.ConnectionOptions): Promise<RawClient & { socket: tls.TLSSocket }> {
+export function tlsClient(
+  port: number,
+  options: tls.ConnectionOptions,
+): Promise<RawClient & { socket: tls.TLSSocket }> {
   return new Promise((resolve, reject) => {
     const socket = tls.connect({ port, host: '127.0.0.1', rejectUnauthorized: false, ...options }, () =>
       resolve({ ...collect(socket), socket }),

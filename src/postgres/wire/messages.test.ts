@@ -31,10 +31,21 @@ function pieces(stream: Buffer, cuts: readonly number[]): Buffer[] {
 describe('startup packets', () => {
   test('a StartupMessage is read as it was written', () => {
     fc.assert(
-      fc.property(fc.dictionary(withoutNul.filter((name) => name !== ''), withoutNul), (parameters) => {
-        const packet = parseStartupPacket(startupMessage(Object.entries(parameters)).subarray(4));
-        expect(packet).toEqual({ kind: 'startup', major: 3, minor: 0, parameters: new Map(Object.entries(parameters)) });
-      }),
+      fc.property(
+        fc.dictionary(
+          withoutNul.filter((name) => name !== ''),
+          withoutNul,
+        ),
+        (parameters) => {
+          const packet = parseStartupPacket(startupMessage(Object.entries(parameters)).subarray(4));
+          expect(packet).toEqual({
+            kind: 'startup',
+            major: 3,
+            minor: 0,
+            parameters: new Map(Object.entries(parameters)),
+          });
+        },
+      ),
     );
   });
 
@@ -65,7 +76,10 @@ describe('startup packets', () => {
   });
 
   test('any bytes are a packet or a ProtocolError', () => {
-    const packets = fc.oneof(bytes(), bytes().map((body) => Buffer.concat([Buffer.from([0, 3, 0, 0]), body])));
+    const packets = fc.oneof(
+      bytes(),
+      bytes().map((body) => Buffer.concat([Buffer.from([0, 3, 0, 0]), body])),
+    );
     fc.assert(
       fc.property(packets, (packet) => {
         try {

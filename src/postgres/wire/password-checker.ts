@@ -17,7 +17,9 @@ export function createPasswordChecker(maxEntries = 1_000): PasswordChecker {
   const known = new Map<string, Buffer>();
   return {
     async check(password, verifier) {
-      const id = createHmac('sha256', secret).update(`${formatVerifier(verifier)}\0${password}`).digest('base64');
+      const id = createHmac('sha256', secret)
+        .update(`${formatVerifier(verifier)}\0${password}`)
+        .digest('base64');
       const hit = known.get(id);
       if (hit) {
         // Moved to the end: the first entry is the one that was not used for longest.
