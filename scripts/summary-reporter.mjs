@@ -18,7 +18,9 @@ export default class SummaryReporter {
     }
     const count = (state) => modules.reduce((sum, module) => sum + named(module, state).length, 0);
     // A file that could not be loaded has no tests that could fail.
-    const broken = modules.filter((module) => module.state() === 'failed' && named(module, 'failed').length === 0).length;
+    const broken = modules.filter(
+      (module) => module.state() === 'failed' && named(module, 'failed').length === 0,
+    ).length;
     const failed = count('failed') + broken + unhandledErrors.length + (strict ? skipped.length : 0);
     const summary = { passed: count('passed'), failed, skipped: skipped.length };
     mkdirSync(path.dirname(SUMMARY_FILE), { recursive: true });
