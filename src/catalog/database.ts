@@ -66,6 +66,8 @@ export class CatalogDatabase implements Queryable {
     this.#pool.on('error', (error) => {
       if (!this.#pool.ending) this.#logger.warn({ err: error }, 'a catalog session ended');
     });
+    // Between the moment a session is handed out and the moment its user listens, it may end as well.
+    this.#pool.on('connect', (client) => client.on('error', () => undefined));
   }
 
   async query<Row>(text: string, values?: readonly unknown[], name?: string): Promise<Row[]> {
