@@ -127,8 +127,11 @@ export function createApi(baseUrl: string, apiKey: string) {
     return operations.filter((operation) => !TERMINAL.has(operation.status));
   }
 
-  async function idle(projectId: string, timeoutMs = 60_000): Promise<void> {
-    await waitFor(`operations of ${projectId}`, async () => (await unfinished(projectId)).length === 0, { timeoutMs });
+  async function idle(projectId: string, timeoutMs = 60_000, intervalMs = 25): Promise<void> {
+    await waitFor(`operations of ${projectId}`, async () => (await unfinished(projectId)).length === 0, {
+      timeoutMs,
+      intervalMs,
+    });
   }
 
   const endpointPath = (place: Place) => `/projects/${place.projectId}/endpoints/${place.endpointId}`;
