@@ -405,7 +405,8 @@ describe('crashes', () => {
     let left = steps;
     let dead!: () => void;
     const died = new Promise<void>((resolve) => (dead = resolve)).then(async () => {
-      await db.catalog.query('select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1', [name]);
+      // Waits until they are gone: what they were doing is then either committed or not.
+      await db.catalog.query('select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = $1', [name]);
     });
     // One that has nothing left to do is killed as well.
     setTimeout(() => { left = 0; dead(); }, 1_000);
