@@ -39,7 +39,10 @@ test.each([1300, 1700, 1800])('reads version %i', (version) => {
 
 test.each([1300, 1700, 1800])('a new system identifier keeps the rest and the checksum of version %i', (version) => {
   const before = parseControlData(controlFile(version));
-  expect(parseControlData(withSystemIdentifier(controlFile(version), 42n))).toEqual({ ...before, systemIdentifier: 42n });
+  expect(parseControlData(withSystemIdentifier(controlFile(version), 42n))).toEqual({
+    ...before,
+    systemIdentifier: 42n,
+  });
 });
 
 test('refuses torn, unknown and short files', () => {

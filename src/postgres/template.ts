@@ -178,10 +178,25 @@ async function runScripts(
 ): Promise<void> {
   // template0 as well: a tenant may create a database from it.
   for (const database of ['template0', 'template1', 'postgres']) {
-    const args = ['--single', '-j', '-D', dataDirectory, '-c', 'exit_on_error=on', '-c', 'log_statement=none', database];
+    const args = [
+      '--single',
+      '-j',
+      '-D',
+      dataDirectory,
+      '-c',
+      'exit_on_error=on',
+      '-c',
+      'log_statement=none',
+      database,
+    ];
     const statements = templateScript(installation.major, database, secret);
     const input = statements.map((statement) => `${statement};\n\n`).join('');
-    await run(installation.postgres, args, { env: { ...installation.env, LC_ALL: 'C' }, owner, cwd: dataDirectory, input });
+    await run(installation.postgres, args, {
+      env: { ...installation.env, LC_ALL: 'C' },
+      owner,
+      cwd: dataDirectory,
+      input,
+    });
   }
 }
 
@@ -220,7 +235,16 @@ async function describe(
   if (control.state !== 'shut down' || !control.checksums) throw new Error(`template ${name} is not as it should be`);
   const { major, version, build } = installation;
   const { timelineId, catalogVersion } = control;
-  return { revision: REVISION, name, major, version, build, timelineId, redoLsn: formatLsn(control.redoLsn), catalogVersion };
+  return {
+    revision: REVISION,
+    name,
+    major,
+    version,
+    build,
+    timelineId,
+    redoLsn: formatLsn(control.redoLsn),
+    catalogVersion,
+  };
 }
 
 async function syncTree(durable: Durable, root: string): Promise<void> {

@@ -8,7 +8,20 @@
  *
  * Made under another name and renamed into place, so a tree that exists is complete. Nothing in it is writable.
  */
-import { chmod, constants, copyFile, lstat, mkdir, readFile, readdir, readlink, rename, rm, stat, symlink } from 'node:fs/promises';
+import {
+  chmod,
+  constants,
+  copyFile,
+  lstat,
+  mkdir,
+  readFile,
+  readdir,
+  readlink,
+  rename,
+  rm,
+  stat,
+  symlink,
+} from 'node:fs/promises';
 import { randomBytes } from 'node:crypto';
 import path from 'node:path';
 
@@ -17,9 +30,7 @@ export interface InstallationLayout {
   /** Relative to root. */
   bin: string;
   share: string;
-  libraries:
-    | { kind: 'private'; directory: string; linksFile: string }
-    | { kind: 'system'; directory: string };
+  libraries: { kind: 'private'; directory: string; linksFile: string } | { kind: 'system'; directory: string };
 }
 
 export interface InstallationTree {

@@ -45,10 +45,15 @@ class Writer {
     bytes[16] = options.info ?? 0;
     bytes[17] = options.manager ?? 10;
     bytes.writeUInt32LE(crc32c(bytes.subarray(0, 20), crc32c(bytes.subarray(24))), 20);
-    for (let written = 0; written < bytes.length; ) {
+    for (let written = 0; written < bytes.length;) {
       this.#page(bytes.length - written);
       const part = Math.min(bytes.length - written, PAGE - (this.position % PAGE));
-      bytes.copy(this.segments.get(Math.floor(this.position / SEGMENT))!, this.position % SEGMENT, written, written + part);
+      bytes.copy(
+        this.segments.get(Math.floor(this.position / SEGMENT))!,
+        this.position % SEGMENT,
+        written,
+        written + part,
+      );
       this.position += part;
       written += part;
     }
@@ -79,17 +84,20 @@ const from = (segment: number) => BigInt(segment * SEGMENT);
 describe('scanWal', () => {
   test('finds the end behind records of any length, across pages and segments', async () => {
     await fc.assert(
-      fc.asyncProperty(fc.array(fc.integer({ min: 0, max: 3 * SEGMENT }), { minLength: 1, maxLength: 30 }), async (lengths) => {
-        const writer = new Writer(3);
-        const ends = lengths.map((length) => writer.record(Buffer.alloc(length, 7)).end);
-        for (const verify of [false, true]) {
-          const scan = await scanWal(writer.source(), { fromLsn: from(3), verify });
-          expect(scan).toMatchObject({ endLsn: ends.at(-1), records: lengths.length, stopped: 'end' });
-        }
-        const middle = ends[Math.floor(ends.length / 2)]!;
-        const limited = await scanWal(writer.source(), { fromLsn: from(3), limitLsn: middle });
-        expect(limited.endLsn).toBe(middle);
-      }),
+      fc.asyncProperty(
+        fc.array(fc.integer({ min: 0, max: 3 * SEGMENT }), { minLength: 1, maxLength: 30 }),
+        async (lengths) => {
+          const writer = new Writer(3);
+          const ends = lengths.map((length) => writer.record(Buffer.alloc(length, 7)).end);
+          for (const verify of [false, true]) {
+            const scan = await scanWal(writer.source(), { fromLsn: from(3), verify });
+            expect(scan).toMatchObject({ endLsn: ends.at(-1), records: lengths.length, stopped: 'end' });
+          }
+          const middle = ends[Math.floor(ends.length / 2)]!;
+          const limited = await scanWal(writer.source(), { fromLsn: from(3), limitLsn: middle });
+          expect(limited.endLsn).toBe(middle);
+        },
+      ),
       { numRuns: 60 },
     );
   });
@@ -155,7 +163,9 @@ describe('scanWal', () => {
 
 test('segment names and numbers', () => {
   expect(segmentName(2, 1, 16 * 1024 * 1024)).toBe('000000020000000000000001');
-  expect(segmentName(1, segmentNumberOf(0x1_0040_0000n, 4 * 1024 * 1024), 4 * 1024 * 1024)).toBe('000000010000000100000001');
+  expect(segmentName(1, segmentNumberOf(0x1_0040_0000n, 4 * 1024 * 1024), 4 * 1024 * 1024)).toBe(
+    '000000010000000100000001',
+  );
 });
 
 test('a first page is believed only for its own segment and major', () => {

@@ -63,7 +63,8 @@ export interface WalScanOptions {
   verify?: boolean;
 }
 
-export const segmentNumberOf = (lsn: bigint, segmentSizeBytes: number): number => Number(lsn / BigInt(segmentSizeBytes));
+export const segmentNumberOf = (lsn: bigint, segmentSizeBytes: number): number =>
+  Number(lsn / BigInt(segmentSizeBytes));
 
 /** `TTTTTTTTHHHHHHHHSSSSSSSS` */
 export function segmentName(timelineId: number, segmentNumber: number, segmentSizeBytes: number): string {
@@ -179,7 +180,8 @@ function enter(cursor: Cursor): boolean {
   return true;
 }
 
-const addressAt = (bytes: Buffer, offset: number) => bytes.readUInt32LE(offset) + bytes.readUInt32LE(offset + 4) * 2 ** 32;
+const addressAt = (bytes: Buffer, offset: number) =>
+  bytes.readUInt32LE(offset) + bytes.readUInt32LE(offset + 4) * 2 ** 32;
 
 /** A segment may open with the rest of a record of the one before (xlp_rem_len). False as in `enter`. */
 function skipContinuation(cursor: Cursor): boolean {
@@ -250,7 +252,7 @@ const KEPT_BYTES = 64;
 function gather(cursor: Cursor, length: number, whole: boolean): Buffer | undefined {
   const kept: Buffer[] = [];
   let keptBytes = 0;
-  for (let left = length; left > 0; ) {
+  for (let left = length; left > 0;) {
     if (!enter(cursor)) return undefined;
     const at = cursor.position % cursor.size;
     const part = Math.min(left, PAGE_BYTES - (at % PAGE_BYTES));

@@ -17,8 +17,8 @@ import type { ControlData } from '../postgres/control-data.ts';
 import type { Templates } from '../postgres/template.ts';
 import type { CloneDriver } from './clone-driver.ts';
 import type { TimelineLayout } from './layout.ts';
-import { readBases, writeBaseRecord } from './records.ts';
-import type { Base, BaseRecord, StoredTimeline } from './records.ts';
+import { readBases, readTimelineRecord, writeBaseRecord } from './records.ts';
+import type { Base, BaseRecord, ReplaySourceRef, StoredTimeline } from './records.ts';
 import type { FileOwner, LivePostgres } from './types.ts';
 
 export const BASE_SERVES_BYTES = 64n * 1024n * 1024n;
@@ -43,32 +43,45 @@ export interface ReplaySource {
   kind: 'hot' | 'rest';
   startLsn: bigint;
   stopLsn: bigint;
-  /** The files belong to the template, not to the project. */
-  template: boolean;
+  ref: ReplaySourceRef;
 }
 
-/** The newest that can serve `point`; undefined: none, or too far back. */
+/**
+ * The newest that can serve `point`. Undefined: none, or, where a newer one could be taken instead (`near`), too much
+ * WAL since.
+ */
 export async function pickBase(
   context: BaseContext,
   layout: TimelineLayout,
   record: StoredTimeline,
-  point: { lsn: bigint; timelineId: number },
+  point: { lsn: bigint; timelineId: number; near: boolean },
 ): Promise<ReplaySource | undefined> {
-  const own = (await readBases(layout)).filter((base) => base.timelineId === point.timelineId).map(fromBase);
+  const bases = (await readBases(layout)).filter((base) => base.timelineId === point.timelineId);
+  const own = bases.map((base) => fromBase(base, record.branchId));
   const candidates = [...own.toReversed(), ...(await fromTemplate(context, record, point.timelineId))];
-  return candidates.find((base) => base.stopLsn <= point.lsn && point.lsn - base.startLsn < BASE_SERVES_BYTES);
+  const serves = (base: ReplaySource) => !point.near || point.lsn - base.startLsn < BASE_SERVES_BYTES;
+  return candidates.find((base) => base.stopLsn <= point.lsn && serves(base));
 }
 
-function fromBase(base: Base): ReplaySource {
-  const { dataDirectory, kind } = base;
-  return { dataDirectory, kind, startLsn: parseLsn(base.startLsn), stopLsn: parseLsn(base.stopLsn), template: false };
+function fromBase(base: Base, branchId: string): ReplaySource {
+  const { dataDirectory, kind, number } = base;
+  const ref = { kind: 'base', branchId, number } as const;
+  return { dataDirectory, kind, startLsn: parseLsn(base.startLsn), stopLsn: parseLsn(base.stopLsn), ref };
 }
 
 async function fromTemplate(context: BaseContext, record: StoredTimeline, timelineId: number): Promise<ReplaySource[]> {
   const template = record.template === null ? undefined : await context.templates.find(record.template);
   if (!template || template.timelineId !== timelineId) return [];
   const startLsn = parseLsn(template.redoLsn);
-  return [{ dataDirectory: template.dataDirectory, kind: 'rest', startLsn, stopLsn: startLsn, template: true }];
+  return [
+    {
+      dataDirectory: template.dataDirectory,
+      kind: 'rest',
+      startLsn,
+      stopLsn: startLsn,
+      ref: { kind: 'template', name: template.name },
+    },
+  ];
 }
 
 /** Clones a running timeline. The caller holds the base lock exclusively. */
@@ -80,7 +93,8 @@ export async function takeHotBase(
 ): Promise<void> {
   await assertNoTablespaces(layout.pgdata);
   const { number, directory, dataDirectory } = await nextBase(layout);
-  const [start, stop] = options.major >= 15 ? ['pg_backup_start', 'pg_backup_stop'] : ['pg_start_backup', 'pg_stop_backup'];
+  const [start, stop] =
+    options.major >= 15 ? ['pg_backup_start', 'pg_backup_stop'] : ['pg_start_backup', 'pg_stop_backup'];
   const startArguments = options.major >= 15 ? `'ballast', true` : `'ballast', true, false`;
   const stopArguments = options.major >= 15 ? 'false' : 'false, false';
   const facts = await live.session(async (query) => {
@@ -129,20 +143,29 @@ async function cloneLive(
 
 const controlFile = (dataDirectory: string) => path.join(dataDirectory, 'global', 'pg_control');
 
-/** Clones a timeline at rest. The caller keeps its Postgres from starting and holds the base lock exclusively. */
+/**
+ * Clones a timeline at rest. After a crash its files hold changes up to the end of its WAL, `stopLsn`.
+ * The caller keeps its Postgres from starting and holds the base lock exclusively.
+ */
 export async function takeRestBase(
   context: BaseContext,
   layout: TimelineLayout,
-  control: ControlData,
+  facts: { control: ControlData; stopLsn: bigint },
   owner: FileOwner | undefined,
 ): Promise<void> {
+  const { control, stopLsn } = facts;
   await assertNoTablespaces(layout.pgdata);
   const { number, directory, dataDirectory } = await nextBase(layout);
   const rules = { asItIs: false, backupLabel: false };
   await context.driver.cloneData(layout.pgdata, dataDirectory, { rules, live: false, owner });
   await context.driver.sync(context.durable, dataDirectory, []);
-  const lsn = formatLsn(control.redoLsn);
-  await finishBase(context, layout, directory, { number, kind: 'rest', timelineId: control.timelineId, startLsn: lsn, stopLsn: lsn });
+  await finishBase(context, layout, directory, {
+    number,
+    kind: 'rest',
+    timelineId: control.timelineId,
+    startLsn: formatLsn(control.redoLsn),
+    stopLsn: formatLsn(stopLsn),
+  });
 }
 
 /** A directory without base.json is a leftover; its number is not used again. */
@@ -162,16 +185,34 @@ async function finishBase(
   directory: string,
   facts: Omit<BaseRecord, 'formatVersion' | 'createdAt'>,
 ): Promise<void> {
-  await writeBaseRecord(context.durable, directory, { formatVersion: 1, ...facts, createdAt: context.now().toISOString() });
+  await writeBaseRecord(context.durable, directory, {
+    formatVersion: 1,
+    ...facts,
+    createdAt: context.now().toISOString(),
+  });
   await context.driver.syncNames(context.durable, 'base', [layout.bases]);
   await pruneBases(context, layout);
 }
 
 async function pruneBases(context: BaseContext, layout: TimelineLayout): Promise<void> {
-  const kept = new Set((await readBases(layout)).slice(-KEPT_BASES).map((base) => String(base.number)));
+  const kept = new Set((await readBases(layout)).slice(-KEPT_BASES).map(({ number }) => number));
+  for (const number of await basesInUse(layout)) kept.add(number);
   for (const name of await readdir(layout.bases)) {
-    if (!kept.has(name)) await context.discard(path.join(layout.bases, name));
+    if (!kept.has(Number(name))) await context.discard(path.join(layout.bases, name));
   }
+}
+
+/** Those from which a child that has yet to recover may have to be made again. */
+async function basesInUse(layout: TimelineLayout): Promise<number[]> {
+  const branchId = path.basename(layout.root);
+  const siblings = await readdir(layout.project);
+  const records = await Promise.all(
+    siblings.map((name) =>
+      readTimelineRecord({ record: path.join(layout.project, name, path.basename(layout.record)) }),
+    ),
+  );
+  const sources = records.map((record) => (record?.recovery === 'replay' ? record.replaySource : null));
+  return sources.flatMap((source) => (source?.kind === 'base' && source.branchId === branchId ? [source.number] : []));
 }
 
 /** Tenants cannot make tablespaces; a data directory that has one cannot be cloned by cloning it alone. */
@@ -180,4 +221,3 @@ export async function assertNoTablespaces(dataDirectory: string): Promise<void> 
     throw new AppError('unprocessable', 'branches with tablespaces cannot be copied');
   }
 }
-

@@ -83,8 +83,9 @@ export function snapshotDriver(scratch: string): CloneDriver {
     },
     cloneFile: (source, target) => cloneOneFile('reflink', source, target),
     sync: (durable, target) => durable.commit('cloned-directory', () => commitBySnapshot(scratch, target)),
-    // The record's own fsync logs its name; the directories above were committed with the clone.
-    syncNames: async () => undefined,
+    syncNames: async (durable, step, directories) => {
+      await Promise.all(directories.map((directory) => durable.directory(step, directory)));
+    },
     remove: removeSubvolumes,
   };
 }
@@ -95,7 +96,12 @@ async function commitBySnapshot(scratch: string, subvolume: string): Promise<voi
   await run('btrfs', ['subvolume', 'delete', throwaway]);
 }
 
-async function cloneByFiles(mode: 'reflink' | 'copy', source: string, target: string, options: CloneOptions): Promise<void> {
+async function cloneByFiles(
+  mode: 'reflink' | 'copy',
+  source: string,
+  target: string,
+  options: CloneOptions,
+): Promise<void> {
   const [names, databases] = await Promise.all([readdir(source), readdir(path.join(source, 'base'))]);
   const base = path.join(target, 'base');
   await mkdir(target, { mode: 0o700 });
@@ -205,7 +211,11 @@ async function syncFiles(durable: Durable, step: SyncStep, files: readonly strin
 /** Subvolumes first, by name: the only places where a driver made some. `rm` removes them too, only slower. */
 async function removeSubvolumes(directory: string): Promise<void> {
   const bases = await readdir(path.join(directory, 'bases')).catch(() => []);
-  const candidates = [directory, path.join(directory, 'pgdata'), ...bases.map((n) => path.join(directory, 'bases', n, 'pgdata'))];
+  const candidates = [
+    directory,
+    path.join(directory, 'pgdata'),
+    ...bases.map((n) => path.join(directory, 'bases', n, 'pgdata')),
+  ];
   for (const candidate of candidates.toReversed()) {
     if (await isSubvolume(candidate)) await run('btrfs', ['subvolume', 'delete', candidate]).catch(() => undefined);
   }

@@ -26,6 +26,12 @@ export const WAL_DIRECTORIES: readonly string[] = ['pg_wal', 'pg_wal/archive_sta
 /** How a recovery is told what to do; taken along only when the source has not recovered itself. */
 const RECOVERY_FILES: ReadonlySet<string> = new Set(['backup_label', 'recovery.signal']);
 
+/**
+ * Copies of the WAL that a replay starts with. Recovery may remove what it has read; should the power fail while it
+ * runs without fsync, everything is built anew from these and the base (replay-again.ts).
+ */
+export const STAGED_WAL = 'ballast_staged_wal';
+
 const DROPPED: ReadonlySet<string> = new Set([
   'postmaster.pid',
   'postmaster.opts',
@@ -51,7 +57,7 @@ export interface CloneRules {
 export function isCloned(name: string, rules: CloneRules): boolean {
   if (name === 'base') return true;
   if (EMPTIED_DIRECTORIES.includes(name) || DROPPED.has(name)) return false;
-  if (name === 'pg_wal') return rules.asItIs;
+  if (name === 'pg_wal' || name === STAGED_WAL) return rules.asItIs;
   if (name === 'backup_label' && rules.backupLabel) return true;
   return !RECOVERY_FILES.has(name) || rules.asItIs;
 }

@@ -7,9 +7,12 @@ import { fileOf } from './subscriptions.ts';
 
 const GIB = 1024 ** 3;
 
-test.each(['../etc', 'a/b', '', '.', 'Upper', 'trash', 'template', 'a'.repeat(80)])('refuses %j as a project', (projectId) => {
-  expect(() => timelineLayout('/pool', { projectId, branchId: 'br-1' })).toThrow('no such branch');
-});
+test.each(['../etc', 'a/b', '', '.', 'Upper', 'trash', 'template', 'a'.repeat(80)])(
+  'refuses %j as a project',
+  (projectId) => {
+    expect(() => timelineLayout('/pool', { projectId, branchId: 'br-1' })).toThrow('no such branch');
+  },
+);
 
 test('refuses a branch that leaves its project', () => {
   expect(() => timelineLayout('/pool', { projectId: 'p-1', branchId: '..' })).toThrow('no such branch');
@@ -37,7 +40,11 @@ test('the archive command survives quotes and percent signs in the path', () => 
 });
 
 test('watermarks are shares of small pools and caps on large ones', () => {
-  expect(watermarks(20 * GIB)).toEqual({ highBytes: 2 * GIB, fullBytes: 0.03 * 20 * GIB, reserveBytes: 409 * 1024 ** 2 });
+  expect(watermarks(20 * GIB)).toEqual({
+    highBytes: 2 * GIB,
+    fullBytes: 0.03 * 20 * GIB,
+    reserveBytes: 409 * 1024 ** 2,
+  });
   expect(watermarks(4096 * GIB)).toEqual({ highBytes: 8 * GIB, fullBytes: 2 * GIB, reserveBytes: 512 * 1024 ** 2 });
 });
 

@@ -26,19 +26,31 @@ describe.each(majorsAtHand())('Postgres %i', (major) => {
   });
 
   test('a project has what its users expect, and no way to the host', async () => {
-    const roles = await engine.sql('main', `select rolname from pg_roles where rolname ~ '(server_files|server_program|neon_superuser|cloud_admin)' order by 1`);
+    const roles = await engine.sql(
+      'main',
+      `select rolname from pg_roles where rolname ~ '(server_files|server_program|neon_superuser|cloud_admin)' order by 1`,
+    );
     expect(roles).toEqual([['cloud_admin'], ['neon_superuser']]);
-    expect(await engine.sql('main', `select rolcreaterole, rolcreatedb, rolcanlogin, rolbypassrls, rolsuper from pg_roles where rolname = 'neon_superuser'`)).toEqual([
-      ['t', 't', 'f', 't', 'f'],
-    ]);
-    const settings = await engine.sql('main', `select current_setting('data_checksums'), current_setting('wal_segment_size'), pg_encoding_to_char(encoding), datcollate from pg_database where datname = 'postgres'`);
+    expect(
+      await engine.sql(
+        'main',
+        `select rolcreaterole, rolcreatedb, rolcanlogin, rolbypassrls, rolsuper from pg_roles where rolname = 'neon_superuser'`,
+      ),
+    ).toEqual([['t', 't', 'f', 't', 'f']]);
+    const settings = await engine.sql(
+      'main',
+      `select current_setting('data_checksums'), current_setting('wal_segment_size'), pg_encoding_to_char(encoding), datcollate from pg_database where datname = 'postgres'`,
+    );
     expect(settings).toEqual([['on', '4MB', 'UTF8', 'C.UTF-8']]);
   });
 
   test('control data agrees with Postgres', async () => {
     const control = await readControlData(engine.storage.dataDirectory(ref('main')));
-    const [row] = await engine.sql('main', `select s.system_identifier, s.catalog_version_no, c.timeline_id, i.data_page_checksum_version
-      from pg_control_system() s, pg_control_checkpoint() c, pg_control_init() i`);
+    const [row] = await engine.sql(
+      'main',
+      `select s.system_identifier, s.catalog_version_no, c.timeline_id, i.data_page_checksum_version
+      from pg_control_system() s, pg_control_checkpoint() c, pg_control_init() i`,
+    );
     const own = [control.systemIdentifier, control.catalogVersion, control.timelineId, 1].map(String);
     expect(own).toEqual(row);
     expect(control.state).toBe('in production');
@@ -46,7 +58,10 @@ describe.each(majorsAtHand())('Postgres %i', (major) => {
 
   test('a child of a running parent knows its point and the time of its last commit', async () => {
     await engine.sql('main', 'insert into public.notes values (1001)');
-    const [[time]] = (await engine.sql('main', `select to_char(timestamp at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') from pg_last_committed_xact()`)) as [[string]];
+    const [[time]] = (await engine.sql(
+      'main',
+      `select to_char(timestamp at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') from pg_last_committed_xact()`,
+    )) as [[string]];
     const child = await engine.child('hot', 'main');
     expect(child).toMatchObject({ recovery: 'replay', branchTimestamp: time });
     await engine.start('hot');

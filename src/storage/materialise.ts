@@ -19,15 +19,24 @@ import type { Lsn } from '../lib/lsn.ts';
 import { restampSystemIdentifier, readControlData } from '../postgres/control-data.ts';
 import type { ControlData } from '../postgres/control-data.ts';
 import { scanWal, segmentNumberOf } from '../postgres/wal.ts';
-import { assertNoTablespaces, pickBase, takeHotBase } from './bases.ts';
+import { assertNoTablespaces, pickBase, takeHotBase, takeRestBase } from './bases.ts';
 import type { BaseContext, ReplaySource } from './bases.ts';
 import { run } from '../lib/child-process.ts';
 import { timelineKey } from './layout.ts';
 import type { TimelineLayout } from './layout.ts';
-import type { StoredTimeline } from './records.ts';
+import type { ReplaySourceRef, StoredTimeline } from './records.ts';
 import { mayHaveSubscriptions } from './subscriptions.ts';
 import type { ChildTimelineSpec, FileOwner, LivePostgres, TimelineRecord } from './types.ts';
-import { cutSegment, findPoint, stageHistory, stageSegments, walFilesOf, walSource } from './wal-files.ts';
+import {
+  cutSegment,
+  findPoint,
+  keepStagedWal,
+  keptCopyOf,
+  stageHistory,
+  stageSegments,
+  walFilesOf,
+  walSource,
+} from './wal-files.ts';
 import type { WalFiles, WalPoint } from './wal-files.ts';
 
 export interface MaterialiseContext extends BaseContext {
@@ -46,6 +55,7 @@ export interface Materialised {
   branchTimestamp: string | null;
   recovery: Exclude<TimelineRecord['recovery'], 'none'>;
   suspectSubscriptions: boolean;
+  replaySource: ReplaySourceRef | null;
 }
 
 interface Filled extends Materialised {
@@ -79,10 +89,13 @@ function fill(
     return cloneAsItIs(context, parent, target, spec.owner);
   }
   if (spec.point.kind === 'lsn') return replay(context, parent, target, spec.owner, parseLsn(spec.point.lsn));
-  return live ? replay(context, parent, target, spec.owner, undefined) : cloneAtRest(context, parent, target, spec.owner);
+  return live
+    ? replay(context, parent, target, spec.owner, undefined)
+    : cloneAtRest(context, parent, target, spec.owner);
 }
 
-const outsideHistory = () => new AppError('unprocessable', 'the requested point is outside of the history of the parent branch');
+const outsideHistory = () =>
+  new AppError('unprocessable', 'the requested point is outside of the history of the parent branch');
 
 async function cloneAsItIs(
   context: MaterialiseContext,
@@ -92,9 +105,10 @@ async function cloneAsItIs(
 ): Promise<Filled> {
   const rules = { asItIs: true, backupLabel: true };
   await context.driver.cloneData(parent.layout.pgdata, target.pgdata, { rules, live: false, owner });
-  const { branchLsn, branchTimestamp, recovery, suspectSubscriptions } = parent.record;
-  if (branchLsn === null || recovery === 'none') throw new Error('a timeline that has yet to recover has a branch point');
-  return { branchLsn, branchTimestamp, recovery, suspectSubscriptions, written: [] };
+  const { branchLsn, branchTimestamp, recovery, suspectSubscriptions, replaySource } = parent.record;
+  if (branchLsn === null || recovery === 'none')
+    throw new Error('a timeline that has yet to recover has a branch point');
+  return { branchLsn, branchTimestamp, recovery, suspectSubscriptions, replaySource, written: [] };
 }
 
 async function cloneAtRest(
@@ -104,31 +118,47 @@ async function cloneAtRest(
   owner: FileOwner | undefined,
 ): Promise<Filled> {
   const control = await readControlData(parent.layout.pgdata);
-  const clean = control.state === 'shut down';
   const files = walFilesOf(parent.layout, factsOf(parent, control));
+  if (control.state !== 'shut down') return replayAfterCrash(context, parent, target, owner, { control, files });
   const rules = { asItIs: false, backupLabel: false };
   const [point] = await Promise.all([
-    pointAtRest(files, control.redoLsn, clean),
+    pointAtRest(files, control.redoLsn),
     context.driver.cloneData(parent.layout.pgdata, target.pgdata, { rules, live: false, owner }),
   ]);
   const first = segmentNumberOf(control.redoLsn, files.segmentSizeBytes);
   const last = segmentNumberOf(point.endLsn - 1n, files.segmentSizeBytes);
   const walDirectory = path.join(target.pgdata, 'pg_wal');
-  const staged = await stageSegments(context.driver, files, { first, last }, walDirectory);
+  await stageSegments(context.driver, files, { first, last }, walDirectory);
   await stageHistory(context.driver, files, walDirectory);
-  if (!clean) await cutSegment(staged.at(-1)!, point.endLsn, files.segmentSizeBytes);
   return {
     branchLsn: formatLsn(point.endLsn),
     branchTimestamp: point.lastCommit?.time ?? parent.record.branchTimestamp,
-    recovery: clean ? 'promote' : 'replay',
+    recovery: 'promote',
     suspectSubscriptions: await mayHaveSubscriptions(target.pgdata),
-    written: clean ? [] : staged.slice(-1),
+    replaySource: null,
+    written: [],
   };
 }
 
-/** After a crash nobody vouches for the tail of WAL, so the scan checks every record. */
-async function pointAtRest(files: WalFiles, redoLsn: bigint, clean: boolean): Promise<WalPoint> {
-  const scan = await scanWal(walSource(files), { fromLsn: redoLsn, verify: !clean });
+/** Nobody vouches for the tail of WAL, so the scan checks every record. What is there becomes a base of its own. */
+async function replayAfterCrash(
+  context: MaterialiseContext,
+  parent: Parent,
+  target: TimelineLayout,
+  owner: FileOwner | undefined,
+  facts: { control: ControlData; files: WalFiles },
+): Promise<Filled> {
+  const { endLsn } = await scanWal(walSource(facts.files), { fromLsn: facts.control.redoLsn, verify: true });
+  const wanted = { lsn: endLsn, timelineId: facts.control.timelineId, near: true };
+  await context.baseLocks.exclusive(timelineKey(parent.record), async () => {
+    if (await pickBase(context, parent.layout, parent.record, wanted)) return;
+    await takeRestBase(context, parent.layout, { control: facts.control, stopLsn: endLsn }, owner);
+  });
+  return replay(context, parent, target, owner, endLsn);
+}
+
+async function pointAtRest(files: WalFiles, redoLsn: bigint): Promise<WalPoint> {
+  const scan = await scanWal(walSource(files), { fromLsn: redoLsn });
   if (scan.lastCommit) return scan;
   return { endLsn: scan.endLsn, lastCommit: (await findPoint(walSource(files), scan.endLsn, 0)).lastCommit };
 }
@@ -144,30 +174,36 @@ async function replay(
   const suspectBefore = await mayHaveSubscriptions(parent.layout.pgdata);
   const control = await readControlWithRetry(parent.layout.pgdata);
   const files = walFilesOf(parent.layout, factsOf(parent, control));
-  const { found, first, template } = await withSource(context, parent, owner, { lsn, timelineId: control.timelineId }, async (source, point) => {
-    const rules = { asItIs: false, backupLabel: source.kind === 'hot' };
-    const reader = source.template ? undefined : owner;
-    const first = segmentNumberOf(source.startLsn, files.segmentSizeBytes);
-    const [found] = await Promise.all([
-      findPoint(walSource(files), point, first),
-      context.driver.cloneData(source.dataDirectory, target.pgdata, { rules, live: false, owner: reader }),
-    ]);
-    return { found, first, template: source.template };
-  });
+  const { found, first, source } = await withSource(
+    context,
+    parent,
+    owner,
+    { lsn, timelineId: control.timelineId },
+    async (source, point) => {
+      const first = segmentNumberOf(source.startLsn, files.segmentSizeBytes);
+      const [found] = await Promise.all([
+        findPoint(walSource(files), point, first),
+        cloneSource(context, source, target.pgdata, owner),
+      ]);
+      return { found, first, source };
+    },
+  );
   const systemIdentifier = BigInt(parent.record.systemIdentifier);
-  const stamped = template ? await adopt(target.pgdata, systemIdentifier, owner) : [];
+  const stamped = await adoptSource(source, target.pgdata, systemIdentifier, owner);
   const suspect = suspectBefore || (await mayHaveSubscriptions(target.pgdata));
   const walDirectory = path.join(target.pgdata, 'pg_wal');
   const last = segmentNumberOf(found.endLsn - 1n, files.segmentSizeBytes);
   const staged = await stageSegments(context.driver, files, { first, last }, walDirectory);
   await stageHistory(context.driver, files, walDirectory);
   await cutSegment(staged.at(-1)!, found.endLsn, files.segmentSizeBytes);
+  await keepStagedWal(context.driver, target.pgdata, owner);
   return {
     branchLsn: formatLsn(found.endLsn),
     branchTimestamp: found.lastCommit?.time ?? parent.record.branchTimestamp,
     recovery: 'replay',
     suspectSubscriptions: suspect || (await mayHaveSubscriptions(parent.layout.pgdata)),
-    written: [...stamped, ...staged.slice(-1)],
+    replaySource: source.ref,
+    written: [...stamped, ...staged.slice(-1), keptCopyOf(staged.at(-1)!)],
   };
 }
 
@@ -184,7 +220,8 @@ async function withSource<T>(
   const tryClone = () =>
     context.baseLocks.shared(key, async () => {
       const lsn = wanted.lsn ?? (await flushedLsn(live!));
-      const source = await pickBase(context, layout, record, { lsn, timelineId: wanted.timelineId });
+      const near = wanted.lsn === undefined;
+      const source = await pickBase(context, layout, record, { lsn, timelineId: wanted.timelineId, near });
       return source && { value: await work(source, lsn) };
     });
   const cloned = await tryClone();
@@ -192,7 +229,7 @@ async function withSource<T>(
   if (wanted.lsn !== undefined || !live) throw outsideHistory();
   await context.baseLocks.exclusive(key, async () => {
     // Another child may have taken one while this one waited.
-    const point = { lsn: await flushedLsn(live), timelineId: wanted.timelineId };
+    const point = { lsn: await flushedLsn(live), timelineId: wanted.timelineId, near: true };
     if (await pickBase(context, layout, record, point)) return;
     await takeHotBase(context, layout, live, { major: record.pgVersion, owner });
   });
@@ -205,6 +242,27 @@ async function withSource<T>(
 async function flushedLsn(live: LivePostgres): Promise<bigint> {
   const rows = await live.query('select pg_catalog.pg_current_wal_flush_lsn()');
   return parseLsn(rows[0]![0]!);
+}
+
+/** A template is Ballast's own: its files become the owner's afterwards. */
+export function cloneSource(
+  context: BaseContext,
+  source: Pick<ReplaySource, 'dataDirectory' | 'kind' | 'ref'>,
+  target: string,
+  owner: FileOwner | undefined,
+): Promise<void> {
+  const rules = { asItIs: false, backupLabel: source.kind === 'hot' };
+  const reader = source.ref.kind === 'template' ? undefined : owner;
+  return context.driver.cloneData(source.dataDirectory, target, { rules, live: false, owner: reader });
+}
+
+export async function adoptSource(
+  source: Pick<ReplaySource, 'ref'>,
+  target: string,
+  systemIdentifier: bigint,
+  owner: FileOwner | undefined,
+): Promise<string[]> {
+  return source.ref.kind === 'template' ? adopt(target, systemIdentifier, owner) : [];
 }
 
 /** A clone of the template becomes the project's: its owner and its system identifier. Returns what it wrote. */
@@ -228,7 +286,7 @@ export async function cloneTemplate(
   await context.driver.sync(context.durable, target.pgdata, written);
 }
 
-async function writeSignal(dataDirectory: string, owner: FileOwner | undefined): Promise<void> {
+export async function writeSignal(dataDirectory: string, owner: FileOwner | undefined): Promise<void> {
   const file = path.join(dataDirectory, 'recovery.signal');
   await writeFile(file, '', { mode: 0o600 });
   if (owner) await chown(file, owner.uid, owner.gid);

@@ -105,7 +105,9 @@ async function makeFileSystem(fs: PoolImageOptions['fs'], imageFile: string): Pr
   try {
     await run(command, args, { env: ENV });
   } catch (error) {
-    throw refused(/ENOENT/.test(errorMessage(error)) ? `${command} is missing: install ${packageName}` : errorMessage(error));
+    throw refused(
+      /ENOENT/.test(errorMessage(error)) ? `${command} is missing: install ${packageName}` : errorMessage(error),
+    );
   }
 }
 

@@ -65,7 +65,11 @@ export function poolFull(cause?: unknown): AppError {
 /** Out of space, whoever said so: Node by code, a child by text. */
 export function isOutOfSpace(error: unknown): boolean {
   const code = (error as NodeJS.ErrnoException | undefined)?.code;
-  return code === 'ENOSPC' || code === 'EDQUOT' || (error instanceof Error && error.message.includes('No space left on device'));
+  return (
+    code === 'ENOSPC' ||
+    code === 'EDQUOT' ||
+    (error instanceof Error && error.message.includes('No space left on device'))
+  );
 }
 
 /** Promises of `cp --reflink=auto` are no evidence: clone a real file, large enough not to be stored inline. */

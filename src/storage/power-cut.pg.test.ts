@@ -15,6 +15,7 @@ import { cutPower, makePool, missingFor } from '../../test/support/pool.ts';
 import type { PoolKind, TestPool } from '../../test/support/pool.ts';
 import { durable, durableWithout } from '../lib/durable.ts';
 import type { Durable, SyncStep } from '../lib/durable.ts';
+import type { AppError } from '../lib/errors.ts';
 
 const missing = missingFor('xfs') || missingFor('btrfs');
 const ROWS = 2000;
@@ -80,7 +81,7 @@ describe.skipIf(missing !== '')(`power cut ${missing}`, () => {
       await engine.sql(branchId, 'create table if not exists public.facts (n int)');
       return (await engine.sql(branchId, 'select count(*) from public.facts'))[0]![0]!;
     } catch (error) {
-      return `does not start: ${String(error)}`;
+      return `does not start: ${String(error)} ${(error as AppError).internal ?? ''}`;
     } finally {
       await engine.stop(branchId);
     }
@@ -166,7 +167,12 @@ describe.skipIf(missing !== '')(`power cut ${missing}`, () => {
     }
   });
 
-  async function checkAfterCut(left: TestPool, shared: string, reported: Map<string, number>, mainHad: number): Promise<void> {
+  async function checkAfterCut(
+    left: TestPool,
+    shared: string,
+    reported: Map<string, number>,
+    mainHad: number,
+  ): Promise<void> {
     const engine = await makeEngine({ pool: left.directory, shared });
     try {
       const { timelines, garbage } = await engine.storage.listTimelines();
@@ -183,6 +189,42 @@ describe.skipIf(missing !== '')(`power cut ${missing}`, () => {
     }
   }
 
+  test.each(['xfs', 'btrfs'] as const)('a first start that was interrupted on %s begins again', async (kind) => {
+    const { pool, engine, shared } = await engineOn(kind, durable);
+    try {
+      await parentAtRest(engine);
+      await engine.start('main');
+      await engine.sql('main', 'create table public.more as select generate_series(1, 50000) as n');
+      await engine.child('child', 'main');
+      await engine.syncPool();
+      // Recovery ends, a checkpoint without fsync claims that all is well, and the control file alone gets to the disk.
+      await engine.startUnfinished('child');
+      await durable.file(
+        'recovered-file',
+        path.join(engine.storage.dataDirectory(ref('child')), 'global', 'pg_control'),
+      );
+      const left = await cutPower(pool);
+      const later = await makeEngine({ pool: left.directory, shared, storage: { bootId: 'another' } });
+      try {
+        expect(await later.child('grandchild', 'child')).toMatchObject({ recovery: 'replay' });
+        for (const branchId of ['child', 'grandchild']) {
+          expect(await rowsOf(later, branchId)).toBe(String(ROWS));
+          await later.start(branchId);
+          expect(await later.sql(branchId, 'select count(*) from public.more')).toEqual([['50000']]);
+          await later.stop(branchId);
+        }
+        const names = await readdir(path.dirname(later.storage.dataDirectory(ref('child'))));
+        expect(names.toSorted()).toEqual(['bases', 'pgdata', 'timeline.json', 'wal']);
+      } finally {
+        await later.close();
+        await left.remove();
+      }
+    } finally {
+      await engine.close();
+      await pool.remove();
+    }
+  });
+
   describe('a sync left out is found', () => {
     test.each([
       { left: 'nothing', files: durable, usable: 1 },
@@ -198,7 +240,9 @@ describe.skipIf(missing !== '')(`power cut ${missing}`, () => {
       const look = async (engine: Engine) => {
         const root = path.dirname(engine.storage.dataDirectory(ref('child')));
         const files = await readdir(path.join(root, 'bases'));
-        const records = await Promise.all(files.map((name) => readFile(path.join(root, 'bases', name, 'base.json'), 'utf8')));
+        const records = await Promise.all(
+          files.map((name) => readFile(path.join(root, 'bases', name, 'base.json'), 'utf8')),
+        );
         return records.filter((record) => record.trim() !== '').length;
       };
       expect(await afterCut('xfs', files, work, look)).toBe(usable);

@@ -16,7 +16,11 @@ export interface StoredTimeline extends TimelineRecord {
   build: string;
   /** Of a root: the template it was cloned from, which serves as its first base. */
   template: string | null;
+  /** While recovery is `replay`: what the clone was made from, and can be made from again. */
+  replaySource: ReplaySourceRef | null;
 }
+
+export type ReplaySourceRef = { kind: 'template'; name: string } | { kind: 'base'; branchId: string; number: number };
 
 export interface BaseRecord {
   formatVersion: 1;
@@ -36,7 +40,7 @@ export interface Base extends BaseRecord {
   dataDirectory: string;
 }
 
-export async function readTimelineRecord(layout: TimelineLayout): Promise<StoredTimeline | undefined> {
+export async function readTimelineRecord(layout: Pick<TimelineLayout, 'record'>): Promise<StoredTimeline | undefined> {
   const record = await readJson<StoredTimeline>(layout.record);
   if (record === undefined) return undefined;
   return record.formatVersion === 1 ? record : undefined;
@@ -46,14 +50,22 @@ export async function readTimelineRecord(layout: TimelineLayout): Promise<Stored
  * The first record of a timeline: the moment from which it exists. It gets its name before it is synced, so that one
  * sync does for both; torn by a power cut it cannot be parsed, and then the timeline had not been created yet.
  */
-export async function createTimelineRecord(durable: Durable, layout: TimelineLayout, record: StoredTimeline): Promise<void> {
+export async function createTimelineRecord(
+  durable: Durable,
+  layout: TimelineLayout,
+  record: StoredTimeline,
+): Promise<void> {
   const temporary = `${layout.record}.tmp`;
   await writeFile(temporary, `${JSON.stringify(record, null, 2)}\n`, { mode: 0o600 });
   await rename(temporary, layout.record);
   await durable.file('timeline-record', layout.record);
 }
 
-export async function writeTimelineRecord(durable: Durable, layout: TimelineLayout, record: StoredTimeline): Promise<void> {
+export async function writeTimelineRecord(
+  durable: Durable,
+  layout: TimelineLayout,
+  record: StoredTimeline,
+): Promise<void> {
   await writeFileDurably(durable, 'timeline-record', layout.record, `${JSON.stringify(record, null, 2)}\n`);
 }
 

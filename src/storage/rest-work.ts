@@ -27,14 +27,19 @@ export const EXTENT_BUDGET = 10_000;
 const WORTH_REWRITING_EXTENTS = 64;
 
 /** The caller holds the data directory and the bases exclusively, and nothing runs in it. */
-export async function afterSuspend(context: BaseContext, pool: Pool, layout: TimelineLayout, signal: AbortSignal): Promise<void> {
+export async function afterSuspend(
+  context: BaseContext,
+  pool: Pool,
+  layout: TimelineLayout,
+  signal: AbortSignal,
+): Promise<void> {
   if (context.driver.mode === 'reflink') await rewriteFragmented(context.durable, pool, layout.pgdata, signal);
   if (context.driver.mode === 'copy' || signal.aborted) return;
   const control = await readControlData(layout.pgdata);
   const newest = (await readBases(layout)).at(-1);
   if (control.state !== 'shut down' || !newest) return;
   if (control.redoLsn - parseLsn(newest.startLsn) < BASE_SERVES_BYTES / 4n) return;
-  await takeRestBase(context, layout, control, await ownerOf(layout.pgdata));
+  await takeRestBase(context, layout, { control, stopLsn: control.redoLsn }, await ownerOf(layout.pgdata));
 }
 
 /** Undefined unless Ballast is root: then all files are its own. */
@@ -45,7 +50,12 @@ async function ownerOf(file: string): Promise<FileOwner | undefined> {
 }
 
 /** Returns how many files were rewritten. */
-export async function rewriteFragmented(durable: Durable, pool: Pool, dataDirectory: string, signal: AbortSignal): Promise<number> {
+export async function rewriteFragmented(
+  durable: Durable,
+  pool: Pool,
+  dataDirectory: string,
+  signal: AbortSignal,
+): Promise<number> {
   const files = await fragmentation(dataDirectory).catch((): LargeFile[] => []);
   let extents = files.reduce((sum, file) => sum + file.extents, 0);
   let rewritten = 0;

@@ -47,7 +47,11 @@ async function countExtents(files: readonly { file: string; sizeBytes: number }[
   const counted: LargeFile[] = [];
   for (let from = 0; from < large.length; from += FILES_AT_ONCE) {
     const batch = large.slice(from, from + FILES_AT_ONCE);
-    const said = await run('filefrag', batch.map(({ file }) => file), { env: { PATH: '/usr/sbin:/sbin:/usr/bin:/bin' } });
+    const said = await run(
+      'filefrag',
+      batch.map(({ file }) => file),
+      { env: { PATH: '/usr/sbin:/sbin:/usr/bin:/bin' } },
+    );
     const lines = said.trim().split('\n');
     batch.forEach((item, index) => {
       const match = /: (\d+) extents? found/.exec(lines[index] ?? '');

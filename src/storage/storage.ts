@@ -12,6 +12,7 @@ import { randomBytes, randomInt } from 'node:crypto';
 import { chmod, chown, mkdir, readdir, readFile, rename, rmdir } from 'node:fs/promises';
 import path from 'node:path';
 import type { Home } from '../home.ts';
+import { readBootId } from '../lib/boot-id.ts';
 import { durable as realDurable } from '../lib/durable.ts';
 import type { Durable } from '../lib/durable.ts';
 import { AppError } from '../lib/errors.ts';
@@ -25,15 +26,25 @@ import type { Installations } from '../postgres/types.ts';
 import { poolLayout, RESERVED_NAMES, timelineKey, timelineLayout } from './layout.ts';
 import type { PoolLayout, TimelineLayout } from './layout.ts';
 import { cloneTemplate, materialise } from './materialise.ts';
-import type { MaterialiseContext, Parent } from './materialise.ts';
+import type { Parent } from './materialise.ts';
 import { isOutOfSpace, openPool, poolFull } from './pool.ts';
 import type { Pool } from './pool.ts';
 import { createTimelineRecord, readTimelineRecord, writeTimelineRecord } from './records.ts';
 import type { StoredTimeline } from './records.ts';
+import { beforeReplay, forgetReplay, isTorn, makeWhole } from './replay-again.ts';
+import type { ReplayContext } from './replay-again.ts';
 import { afterSuspend } from './rest-work.ts';
 import { measureSize } from './size.ts';
 import { syncRecovered } from './recovered.ts';
-import type { ChildTimelineSpec, FileOwner, FindLivePostgres, RootTimelineSpec, Storage, TimelineRecord, TimelineRef } from './types.ts';
+import type {
+  ChildTimelineSpec,
+  FileOwner,
+  FindLivePostgres,
+  RootTimelineSpec,
+  Storage,
+  TimelineRecord,
+  TimelineRef,
+} from './types.ts';
 
 export interface StorageOptions {
   home: Pick<Home, 'pool' | 'secrets'>;
@@ -44,6 +55,8 @@ export interface StorageOptions {
   durable?: Durable;
   /** Default: the system's. */
   now?: () => Date;
+  /** Default: the machine's. */
+  bootId?: string;
 }
 
 interface State {
@@ -53,7 +66,7 @@ interface State {
   templates: Templates;
   durable: Durable;
   now: () => Date;
-  context: MaterialiseContext;
+  context: ReplayContext;
   /** Data directories. */
   locks: KeyLock;
   /** Work at rest that gives way to whoever wants the data directory. */
@@ -72,7 +85,12 @@ export async function createStorage(options: StorageOptions): Promise<Storage> {
     readTimeline: (timeline) => readTimelineRecord(layoutOf(timeline)),
     dataDirectory: (timeline) => layoutOf(timeline).pgdata,
     walDirectory: (timeline) => layoutOf(timeline).wal,
-    withDataDirectory: (timeline, work) => exclusively(state, timeline, work),
+    withDataDirectory: (timeline, work) =>
+      exclusively(state, timeline, async () => {
+        const record = await recordOf(state, timeline);
+        if (record) await beforeReplay(state.context, layoutOf(timeline), record);
+        return work();
+      }),
     finishRecovery: (timeline) => finishRecovery(state, timeline),
     afterSuspend: (timeline) => restWork(state, timeline),
     size: (timeline) => measureSize(layoutOf(timeline)),
@@ -98,7 +116,9 @@ async function open(options: StorageOptions): Promise<State> {
     removeDirectory: (directory) => pool.driver.remove(directory),
   });
   const discard = (directory: string) => discardTo(layout, pool, durable, directory);
-  const context = { driver: pool.driver, durable, templates, now, discard, baseLocks: new KeyLock() };
+  const bootId = options.bootId ?? (await readBootId());
+  const parts = { driver: pool.driver, durable, templates, now, discard, baseLocks: new KeyLock() };
+  const context = { ...parts, pool: layout.root, bootId };
   const shared = { options, layout, pool, templates, durable, now, context };
   return { ...shared, locks: new KeyLock(), yielding: new Map(), inProgress: new Set() };
 }
@@ -138,7 +158,9 @@ function creating(
       await state.pool.driver.syncNames(state.durable, 'timeline-directory', names);
       return record;
     } catch (error) {
-      await state.context.discard(layout.root).catch((again: unknown) => state.options.logger.warn({ err: again }, 'leftover'));
+      await state.context
+        .discard(layout.root)
+        .catch((again: unknown) => state.options.logger.warn({ err: again }, 'leftover'));
       throw error;
     } finally {
       state.inProgress.delete(layout.root);
@@ -165,12 +187,14 @@ function createRoot(state: State, spec: RootTimelineSpec): Promise<TimelineRecor
       suspectSubscriptions: false,
       createdAt: state.now().toISOString(),
       template: template.name,
+      replaySource: null,
     };
   });
 }
 
-function createChild(state: State, spec: ChildTimelineSpec): Promise<TimelineRecord> {
+async function createChild(state: State, spec: ChildTimelineSpec): Promise<TimelineRecord> {
   const parentRef = { projectId: spec.projectId, branchId: spec.parentBranchId };
+  await mend(state, parentRef);
   state.yielding.get(timelineKey(parentRef))?.abort();
   return state.locks.shared(timelineKey(parentRef), () =>
     creating(state, spec, async (layout) => {
@@ -190,6 +214,20 @@ function createChild(state: State, spec: ChildTimelineSpec): Promise<TimelineRec
       };
     }),
   );
+}
+
+/** A parent that a power cut tore must not be cloned as it is. */
+async function mend(state: State, timeline: TimelineRef): Promise<void> {
+  const layout = timelineLayout(state.layout.root, timeline);
+  const torn = async () => {
+    const record = await readTimelineRecord(layout);
+    return record && (await isTorn(state.context, layout, record)) ? record : undefined;
+  };
+  if (!(await torn())) return;
+  await exclusively(state, timeline, async () => {
+    const record = await torn();
+    if (record) await makeWhole(state.context, layout, record);
+  });
 }
 
 async function findParent(state: State, timeline: TimelineRef): Promise<Parent> {
@@ -253,8 +291,9 @@ async function finishRecovery(state: State, timeline: TimelineRef): Promise<Time
   if (!record) throw new AppError('not_found', 'the branch has no data');
   if (record.recovery === 'none') return record;
   if (record.recovery === 'replay') await syncRecovered(state.durable, layout, Date.now());
-  const finished: StoredTimeline = { ...record, recovery: 'none', suspectSubscriptions: false };
+  const finished: StoredTimeline = { ...record, recovery: 'none', suspectSubscriptions: false, replaySource: null };
   await writeTimelineRecord(state.durable, layout, finished);
+  await forgetReplay(layout);
   return finished;
 }
 

@@ -4,12 +4,14 @@
  * A segment may move from live to archive while it is looked for, hence the order archive, live, archive. What is
  * found must say in its first page that it is the segment: Postgres may have reused a file for a later one.
  */
-import { open, readFile, truncate } from 'node:fs/promises';
+import { chown, mkdir, open, readFile, readdir, truncate } from 'node:fs/promises';
 import path from 'node:path';
 import { isSegment, scanWal, segmentName, segmentNumberOf } from '../postgres/wal.ts';
 import type { WalCommit, WalSource } from '../postgres/wal.ts';
 import type { CloneDriver } from './clone-driver.ts';
+import { STAGED_WAL } from './clone-rules.ts';
 import type { TimelineLayout } from './layout.ts';
+import type { FileOwner } from './types.ts';
 
 export interface WalFiles {
   major: number;
@@ -34,7 +36,11 @@ export function walSource(files: WalFiles): WalSource {
   };
 }
 
-async function findSegment<T>(files: WalFiles, number: number, take: (file: string) => Promise<T>): Promise<T | undefined> {
+async function findSegment<T>(
+  files: WalFiles,
+  number: number,
+  take: (file: string) => Promise<T>,
+): Promise<T | undefined> {
   const name = segmentName(files.timelineId, number, files.segmentSizeBytes);
   for (const directory of [files.archive, files.live, files.archive]) {
     const file = path.join(directory, name);
@@ -107,6 +113,29 @@ export async function cutSegment(file: string, end: bigint, segmentSizeBytes: nu
   await truncate(file, kept);
   await truncate(file, segmentSizeBytes);
 }
+
+/** Second copies of all staged WAL, out of recovery's reach; see replay-again.ts. */
+export async function keepStagedWal(
+  driver: CloneDriver,
+  dataDirectory: string,
+  owner: FileOwner | undefined,
+): Promise<void> {
+  const kept = path.join(dataDirectory, STAGED_WAL);
+  await mkdir(kept, { mode: 0o700 });
+  if (owner) await chown(kept, owner.uid, owner.gid);
+  await copyWal(driver, path.join(dataDirectory, 'pg_wal'), kept);
+}
+
+export async function copyWal(driver: CloneDriver, from: string, to: string): Promise<string[]> {
+  const entries = await readdir(from, { withFileTypes: true });
+  const names = entries.filter((entry) => entry.isFile()).map((entry) => entry.name);
+  await Promise.all(names.map((name) => driver.cloneFile(path.join(from, name), path.join(to, name))));
+  return names.map((name) => path.join(to, name));
+}
+
+/** Where keepStagedWal puts the copy of a staged file. */
+export const keptCopyOf = (staged: string): string =>
+  path.join(path.dirname(path.dirname(staged)), STAGED_WAL, path.basename(staged));
 
 export interface WalPoint {
   endLsn: bigint;

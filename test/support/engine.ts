@@ -26,6 +26,8 @@ export interface Engine {
   owner: FileOwner | undefined;
   /** Starts the timeline's Postgres; finishes its recovery when it is the first start. */
   start(branchId: string, settings?: Record<string, string>): Promise<void>;
+  /** The first start of a clone, up to a checkpoint; fsync stays off and storage is told nothing. */
+  startUnfinished(branchId: string): Promise<void>;
   stop(branchId: string, how?: 'fast' | 'kill'): Promise<void>;
   sql(branchId: string, statement: string): Promise<(string | null)[][]>;
   client(branchId: string): Promise<pg.Client>;
@@ -62,7 +64,9 @@ export async function makeEngine(options: EngineOptions): Promise<Engine> {
   const logger = silentLogger();
   const installations = createInstallations({
     home: { postgres: options.shared ?? path.join(home, 'postgres') },
-    config: { postgresPackages: options.packages ?? process.env['BALLAST_POSTGRES_PACKAGES'] ?? path.join(home, 'packages') },
+    config: {
+      postgresPackages: options.packages ?? process.env['BALLAST_POSTGRES_PACKAGES'] ?? path.join(home, 'packages'),
+    },
     logger,
     prepareExtensions: async () => undefined,
   });
@@ -134,6 +138,13 @@ export async function makeEngine(options: EngineOptions): Promise<Engine> {
           await session.close();
         }
         await storage.finishRecovery(ref(branchId));
+      }),
+    startUnfinished: (branchId) =>
+      storage.withDataDirectory(ref(branchId), async () => {
+        running.set(branchId, await launch(branchId, { fsync: 'off' }));
+        const session = await openInternalSession(login(branchId));
+        await session.query('CHECKPOINT');
+        await session.close();
       }),
     stop: (branchId, how = 'fast') => storage.withDataDirectory(ref(branchId), () => halt(branchId, how)),
     sql: async (branchId, statement) => {

@@ -10,7 +10,8 @@ import path from 'node:path';
 
 export type PoolKind = 'plain' | 'xfs' | 'btrfs';
 
-const tool = (name: string) => ['/usr/sbin', '/sbin', '/usr/bin'].map((dir) => path.join(dir, name)).find((file) => existsSync(file));
+const tool = (name: string) =>
+  ['/usr/sbin', '/sbin', '/usr/bin'].map((dir) => path.join(dir, name)).find((file) => existsSync(file));
 
 /** Empty when pools of this kind can be made here; otherwise what is missing. */
 export function missingFor(kind: PoolKind): string {
@@ -28,7 +29,10 @@ export interface TestPool {
 }
 
 /** `parent` holds the image; default: a new temporary directory. */
-export async function makePool(kind: PoolKind, options: { sizeBytes?: number; parent?: string } = {}): Promise<TestPool> {
+export async function makePool(
+  kind: PoolKind,
+  options: { sizeBytes?: number; parent?: string } = {},
+): Promise<TestPool> {
   const holder = await mkdtemp(path.join(options.parent ?? os.tmpdir(), 'ballast-pool-'));
   await chmod(holder, 0o755);
   const directory = path.join(holder, 'pool');
