@@ -5,12 +5,13 @@
 import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { run } from '../../src/lib/child-process.ts';
 import { silentLogger } from '../../src/lib/log.ts';
 import { createInstallations } from '../../src/postgres/installations.ts';
 import { openInternalSession } from '../../src/postgres/internal-session.ts';
-import { startServer, stopServer } from '../../src/postgres/server.ts';
+import { isServerOf, startServer, stopServer } from '../../src/postgres/server.ts';
 import type { ServerProcess } from '../../src/postgres/server.ts';
 import { archiveCommand } from '../../src/storage/archive.ts';
 import { createStorage } from '../../src/storage/storage.ts';
@@ -114,7 +115,8 @@ export async function makeEngine(options: EngineOptions): Promise<Engine> {
     const dataDirectory = storage.dataDirectory(ref(branchId));
     if (how === 'kill') {
       process.kill(-found.server.pid, 'SIGKILL');
-      await found.server.exited;
+      // Polled: the event of an unreferenced child would not keep this process waiting.
+      while (await isServerOf(dataDirectory, found.server.pid)) await sleep(5);
     } else await stopServer(found.server, dataDirectory, { fastWithinMs: 20_000 });
     await rm(found.sockets, { recursive: true, force: true });
   };
