@@ -40,6 +40,7 @@ export interface TransactionOptions {
 }
 
 const TRANSACTION_TRIES = 8;
+const QUERY_TIMEOUT_MS = 30_000;
 const SESSION_OPTIONS = '-c search_path=ballast,pg_catalog -c timezone=UTC -c datestyle=ISO -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s';
 
 export class CatalogDatabase implements Queryable {
@@ -54,6 +55,8 @@ export class CatalogDatabase implements Queryable {
       options: SESSION_OPTIONS,
       application_name: options.name ?? 'ballast',
       keepAlive: true,
+      // A server that does not answer at all cannot end a statement by itself.
+      query_timeout: QUERY_TIMEOUT_MS,
       types: { getTypeParser },
     };
     this.#pool = new pg.Pool({
@@ -107,7 +110,8 @@ export class CatalogDatabase implements Queryable {
       await client.query('commit');
       return result;
     } catch (error) {
-      await client.query('rollback').catch((rollback: Error) => (broken ??= rollback));
+      if (isConnectionFailure(error)) broken ??= error as Error;
+      else await client.query('rollback').catch((rollback: Error) => (broken ??= rollback));
       throw error;
     } finally {
       client.off('error', onError);
@@ -255,7 +259,7 @@ function isConnectionFailure(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
   const code = (error as NodeJS.ErrnoException).code ?? '';
   if (/^(ECONN|ENOENT|EPIPE|ETIMEDOUT|EHOST|ENET|ENOTFOUND|EAI_|EACCES)/.test(code)) return true;
-  return /connection terminated|timeout exceeded when trying to connect|connection timeout|client has encountered a connection error|not queryable/i.test(error.message);
+  return /connection terminated|timeout exceeded when trying to connect|connection timeout|client has encountered a connection error|not queryable|query read timeout/i.test(error.message);
 }
 
 /**

@@ -20,8 +20,10 @@ let access: ProxyAccessWithCaches;
 let branch: TestBranch;
 /** What stands between proxy-access and the catalog. */
 let catalogIsAway = false;
+let catalogHangs = false;
 let queries = 0;
 let refreshes = 0;
+let refreshFails = false;
 
 const signal = () => AbortSignal.timeout(10_000);
 const operations = () => db.catalog.query<{ action: string; status: string }>('select action, status from operations where branch_id = $1 order by seq', [branch.branchId]);
@@ -32,7 +34,7 @@ beforeAll(async () => {
 });
 afterAll(() => db.close());
 beforeEach(async () => {
-  [catalogIsAway, queries, refreshes] = [false, 0, 0];
+  [catalogIsAway, catalogHangs, queries, refreshes, refreshFails] = [false, false, 0, 0, false];
   engine = createFakeEngine();
   work = makeTestOperations({ catalog: db.catalog, engine, onEnded: (row) => access.invalidate(row.projectId) });
   ({ queue } = work);
@@ -42,6 +44,7 @@ beforeEach(async () => {
     catalog: {
       query: (...args: Parameters<Queryable['query']>) => {
         queries += 1;
+        if (catalogHangs) return new Promise(() => undefined);
         return catalogIsAway ? away() : (db.catalog.query(...args) as never);
       },
       transaction: (...args) => (catalogIsAway ? away() : db.catalog.transaction(...args)),
@@ -51,6 +54,8 @@ beforeEach(async () => {
       noteConnections: () => undefined,
       refreshRoles: async () => {
         refreshes += 1;
+        await new Promise((resolve) => setTimeout(resolve, 5));
+        if (refreshFails) throw new AppError('unavailable', 'away');
         return true;
       },
     },
@@ -116,6 +121,13 @@ describe('endpoint and verifier', () => {
     engine.computes.set(branch.endpointId, { timeline: branch } as never);
     expect(await access.wake(await known(), { signal: signal() })).toEqual({ path: `/sockets/${branch.endpointId}/.s.PGSQL.5432` });
   });
+
+  test('a catalog that hangs is as good as away', async () => {
+    await access.verifier(await known(), 'owner');
+    access.invalidate(branch.projectId);
+    catalogHangs = true;
+    expect(await access.verifier(await known(), 'owner')).toBe(VERIFIER);
+  });
 });
 
 describe('refreshVerifiers', () => {
@@ -126,6 +138,25 @@ describe('refreshVerifiers', () => {
     const endpoint = await known();
     expect(await Promise.all(Array.from({ length: 20 }, () => access.refreshVerifiers(endpoint)))).toEqual(Array.from({ length: 20 }, () => true));
     expect(refreshes).toBe(1);
+  });
+});
+
+describe('refreshVerifiers and time', () => {
+  test('an answer that began before the question does not do for a fresh one', async () => {
+    engine.computes.set(branch.endpointId, { timeline: branch } as never);
+    const endpoint = await known();
+    const first = access.refreshVerifiers(endpoint);
+    const fresh = Promise.all([access.refreshVerifiers(endpoint, { fresh: true }), access.refreshVerifiers(endpoint, { fresh: true })]);
+    await Promise.all([first, fresh]);
+    expect(refreshes).toBe(2);
+    await access.refreshVerifiers(endpoint, { fresh: true });
+    expect(refreshes).toBe(3);
+  });
+
+  test('one that fails leaves the login to what is known', async () => {
+    engine.computes.set(branch.endpointId, { timeline: branch } as never);
+    refreshFails = true;
+    expect(await access.refreshVerifiers(await known())).toBe(false);
   });
 });
 

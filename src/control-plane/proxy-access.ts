@@ -6,6 +6,7 @@
  * served, so that an outage does not stop connections to known endpoints. A running compute is found without any query;
  * waking one is an ordinary start_compute operation, one at a time per endpoint however many clients wait.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { CatalogDatabase } from '../catalog/database.ts';
 import { lockForWake, lookUpEndpoint, lookUpVerifier, markWaking, type EndpointLookup } from '../catalog/proxy-lookups.ts';
 import type { OperationRow } from '../catalog/types.ts';
@@ -13,6 +14,7 @@ import { AppError, isAppError } from '../lib/errors.ts';
 import type { Logger } from '../lib/log.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
 import type { OperationQueue } from '../operations/types.ts';
+import { createRefreshes } from './proxy-refreshes.ts';
 import { createRecall } from './proxy-recall.ts';
 import type { ProxyAccess, ProxyEndpoint, SocketAddress } from './proxy-access.types.ts';
 
@@ -47,16 +49,15 @@ const COMPUTE_UNREACHABLE = "Couldn't connect to compute node";
 const WAKE_WITHIN_MS = 120_000;
 /** A compute may be put to sleep again just as it woke; more rounds than this are no coincidence. */
 const WAKE_ROUNDS = 5;
-const REFRESH_EVERY_MS = 1_000;
-const MAX_REFRESHES_KEPT = 10_000;
+/** Longer than this a login does not wait for a comparison of roles. */
+const REFRESH_WITHIN_MS = 2_000;
 
 export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyAccessWithCaches {
   const { catalog, compute } = dependencies;
   const endpoints = createRecall<ProxyEndpoint | undefined>();
   const verifiers = createRecall<string | undefined>();
   const wakes = new SingleFlight<void>();
-  /** Runs of the last second; whoever asks within it shares the answer. */
-  const refreshes = new Map<string, { atMs: number; changed: Promise<boolean> }>();
+  const refreshes = createRefreshes((endpointId) => refreshRoles(dependencies, endpointId));
 
   const running = (endpointId: string): SocketAddress | undefined => {
     const address = compute.address(endpointId);
@@ -74,16 +75,11 @@ export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyA
         const verifier = await lookUpVerifier(catalog, branchId, role);
         return { value: verifier?.startsWith('SCRAM-SHA-256$') ? verifier : undefined, group: projectId };
       }),
-    refreshVerifiers: async ({ endpointId, projectId }) => {
+    refreshVerifiers: async ({ endpointId, projectId }, options) => {
       if (!compute.address(endpointId)) return false;
-      const last = refreshes.get(endpointId);
-      if (last && performance.now() - last.atMs < REFRESH_EVERY_MS) return last.changed;
-      if (refreshes.size >= MAX_REFRESHES_KEPT) refreshes.clear();
-      const changed = compute.refreshRoles(endpointId);
-      refreshes.set(endpointId, { atMs: performance.now(), changed });
-      if (!(await changed)) return false;
-      verifiers.invalidate(projectId);
-      return true;
+      const changed = await refreshes.ask(endpointId, options?.fresh === true);
+      if (changed) verifiers.invalidate(projectId);
+      return changed;
     },
     wake: async (endpoint, { signal, stale }) => {
       if (endpoint.disabled) throw new AppError('forbidden', ENDPOINT_DISABLED);
@@ -103,6 +99,16 @@ export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyA
       verifiers.invalidate(projectId);
     },
   };
+}
+
+/** Never throws: whoever logs in is then judged by what is known. */
+async function refreshRoles({ compute, logger }: ProxyAccessDependencies, endpointId: string): Promise<boolean> {
+  const late = sleep(REFRESH_WITHIN_MS, false, { ref: false });
+  const changed = compute.refreshRoles(endpointId).catch((error: unknown) => {
+    logger.debug({ err: error, endpoint: endpointId }, 'roles could not be compared');
+    return false;
+  });
+  return Promise.race([changed, late]);
 }
 
 /** Returns when the newest start of the endpoint has ended well. */

@@ -2,6 +2,7 @@
  * A bounded memory of answers of the catalog: fresh for a short time, dropped by group (a project) when something
  * changes, and still good enough when the catalog cannot be reached.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { isAppError } from '../lib/errors.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
 
@@ -22,10 +23,13 @@ interface Entry<T> extends Answer<T> {
 }
 
 const FRESH_MS = 2_000;
+/** A catalog that takes longer is as good as away for whoever is known. */
+const PATIENCE_MS = 1_000;
 const MAX_ENTRIES = 10_000;
 
-export function createRecall<T>(options: { freshMs?: number; maxEntries?: number } = {}): Recall<T> {
+export function createRecall<T>(options: { freshMs?: number; maxEntries?: number; patienceMs?: number } = {}): Recall<T> {
   const freshMs = options.freshMs ?? FRESH_MS;
+  const patienceMs = options.patienceMs ?? PATIENCE_MS;
   const maxEntries = options.maxEntries ?? MAX_ENTRIES;
   const entries = new Map<string, Entry<T>>();
   const flights = new SingleFlight<T>();
@@ -43,14 +47,21 @@ export function createRecall<T>(options: { freshMs?: number; maxEntries?: number
       if (known && known.freshUntilMs > performance.now()) return Promise.resolve(known.value);
       return flights.run(`${epoch} ${key}`, async () => {
         const asked = { epoch, atMs: performance.now() };
-        try {
-          const answer = await ask();
+        const asking = ask().then((answer) => {
           remember(key, answer, asked);
           return answer.value;
+        });
+        const old = entries.get(key);
+        if (!old) return asking;
+        const patience = sleep(patienceMs, old.value, { ref: false });
+        try {
+          return await Promise.race([asking, patience]);
         } catch (error) {
-          const old = entries.get(key);
-          if (old && isAppError(error, 'unavailable')) return old.value;
+          if (isAppError(error, 'unavailable')) return old.value;
           throw error;
+        } finally {
+          // Its late answer is remembered, its late failure is nobody's.
+          asking.catch(() => undefined);
         }
       });
     },

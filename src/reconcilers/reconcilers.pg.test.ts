@@ -113,6 +113,7 @@ describe('follow-roles', () => {
     expect(await operationsOf(branch)).toHaveLength(1);
     // One look, the sync, and one more look: after that the fingerprint was known.
     expect(engine.calls.filter((call) => call.startsWith('rolesAndDatabases'))).toHaveLength(3);
+    expect(await one.check(branch.endpointId, AbortSignal.timeout(5_000))).toBe(false);
   });
 
   test('check answers once the rows have changed', async () => {
@@ -123,6 +124,17 @@ describe('follow-roles', () => {
     engine.facts.set(branch.branchId, { roles: [{ name: 'by_sql', verifier: 'v', canLogin: true }], databases: [] });
     expect(await one.check(branch.endpointId, AbortSignal.timeout(5_000))).toBe(true);
     expect(await db.catalog.query('select name from roles where branch_id = $1', [branch.branchId])).toEqual([{ name: 'by_sql' }]);
+  });
+
+  test('check waits for a sync that somebody else began', async () => {
+    const branch = await activeBranch();
+    engine.facts.set(branch.branchId, { roles: [{ name: 'by_sql', verifier: 'v', canLogin: true }], databases: [] });
+    const one = followRoles(parts());
+    await one.run();
+    const checking = one.check(branch.endpointId, AbortSignal.timeout(5_000));
+    await runner.start();
+    expect(await checking).toBe(true);
+    expect(await operationsOf(branch)).toHaveLength(1);
   });
 
   test('keeps off a branch that has work under way', async () => {
