@@ -104,6 +104,9 @@ export async function makeEngine(options: EngineOptions): Promise<Engine> {
       args: Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value}`]),
       logFile: path.join(home, `${branchId}.log`),
       readyWithinMs: 30_000,
+    }).catch(async (error: unknown) => {
+      await rm(sockets, { recursive: true, force: true });
+      throw error;
     });
     return { server, sockets };
   };
