@@ -64,7 +64,7 @@ async function suspendedParent(product, pool, parent, reflink, size, rounds) {
     samples,
     floor: { name: 'bare clone + start + first row', samples: floorSamples },
     bar: { atMost: 2, of: 'floor' },
-    note: `parent: ${extentCount ?? 'unknown'} extents in files over 64 kB`,
+    note: `parent: ${extentCount ?? 'unknown'} extents in files over 64 kB before, ${extents(compute.dataDirectory) ?? 'unknown'} after the rounds`,
   };
 }
 
