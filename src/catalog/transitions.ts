@@ -34,7 +34,6 @@ export interface ComputeWork {
   projectNumber: number;
   pgVersion: number;
   projectSettings: JsonObject;
-  defaultEndpointSettings: JsonObject;
   /** Not `ready` ones only. */
   roles: PendingRole[];
   databases: PendingDatabase[];
@@ -44,7 +43,6 @@ const COMPUTE_WORK = `
   select e.id as endpoint_id, e.project_id, e.branch_id, e.type, e.current_state,
     e.autoscaling_limit_min_cu, e.autoscaling_limit_max_cu, e.settings,
     b.current_state as branch_state, p.number as project_number, p.pg_version, p.settings as project_settings,
-    p.default_endpoint_settings,
     (select coalesce(jsonb_agg(jsonb_build_object('name', r.name, 'state', r.state, 'verifier', r.verifier,
         'noLogin', r.no_login) order by r.created_at, r.name), '[]')
       from roles r where r.branch_id = e.branch_id and r.state <> 'ready') as roles,

@@ -39,7 +39,7 @@ export function branchOf(operation: OperationRow): string {
   return operation.branchId;
 }
 
-/** Endpoint settings stand over the project's defaults. */
+/** The endpoint's settings are whole: the project's defaults were copied into them when it was made. */
 export function computeSpec(work: ComputeWork, context: Pick<ActionContext, 'ownerOf' | 'defaultPreloadLibraries'>): ComputeSpec {
   const preload = object(work.projectSettings['preload_libraries']);
   const defaults = preload['use_defaults'] === false ? [] : context.defaultPreloadLibraries;
@@ -50,7 +50,7 @@ export function computeSpec(work: ComputeWork, context: Pick<ActionContext, 'own
     owner: context.ownerOf(work.projectNumber),
     minCu: work.autoscalingLimitMinCu,
     maxCu: work.autoscalingLimitMaxCu,
-    pgSettings: { ...texts(work.defaultEndpointSettings['pg_settings']), ...texts(work.settings['pg_settings']) },
+    pgSettings: texts(work.settings['pg_settings']),
     preloadLibraries: [...new Set([...defaults, ...names(preload['enabled_libraries'])])],
     logicalReplication: work.projectSettings['enable_logical_replication'] === true,
   };
