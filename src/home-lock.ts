@@ -4,7 +4,9 @@
  * The file appears whole (written aside, then linked under its name) and a file whose process is gone is taken over.
  * A pid alone says little after a reboot, so where the system tells when a process began that is part of the name.
  */
-import { link, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { link, mkdir, readFile, rm, rmdir, stat, writeFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Home } from './home.ts';
 import { AppError } from './lib/errors.ts';
 
@@ -12,47 +14,63 @@ export interface HomeLock {
   release(): Promise<void>;
 }
 
+/** A takeover lasts milliseconds; one that is older was interrupted. */
+const TAKEOVER_WITHIN_MS = 5_000;
+
 /** Throws AppError 'conflict' naming the process that has the directory. */
 export async function lockHome(home: Pick<Home, 'pidFile' | 'dataDir'>): Promise<HomeLock> {
-  const mine = `${process.pid} ${await startTime(process.pid)}\n`;
-  const aside = `${home.pidFile}.${process.pid}`;
-  await writeFile(aside, mine, { mode: 0o600 });
+  const { pidFile, dataDir } = home;
+  const aside = `${pidFile}.${randomBytes(6).toString('hex')}`;
+  await writeFile(aside, `${process.pid} ${await startTime(process.pid)}\n`, { mode: 0o600 });
   try {
-    while (!(await takes(aside, home.pidFile))) {
-      const theirs = await readFile(home.pidFile, 'utf8').catch(() => undefined);
-      if (theirs === undefined) continue;
-      const pid = Number(theirs.split(' ')[0]);
-      if (theirs === `${pid} ${await startTime(pid)}\n`) {
-        throw new AppError('conflict', `Ballast already runs on ${home.dataDir} (pid ${pid})`);
-      }
-      await removeIfStill(home.pidFile, theirs, aside);
+    while (!(await succeeds(link(aside, pidFile)))) {
+      const holder = await readHolder(pidFile);
+      if (holder?.lives) throw new AppError('conflict', `Ballast already runs on ${dataDir} (pid ${holder.pid})`);
+      await removeStale(pidFile);
     }
   } finally {
     await rm(aside, { force: true });
   }
-  return { release: () => rm(home.pidFile, { force: true }) };
+  return { release: () => rm(pidFile, { force: true }) };
 }
 
-async function takes(aside: string, file: string): Promise<boolean> {
+/** Undefined when there is no file. */
+async function readHolder(pidFile: string): Promise<{ pid: number; lives: boolean } | undefined> {
+  const content = await readFile(pidFile, 'utf8').catch(() => undefined);
+  if (content === undefined) return undefined;
+  const pid = Number(content.split(' ')[0]);
+  return { pid, lives: content === `${pid} ${await startTime(pid)}\n` };
+}
+
+/**
+ * One process at a time may remove, and looks again before it does: the file may be another's fresh one by then. While a
+ * stale one is there nobody can put a fresh one in its place.
+ */
+async function removeStale(pidFile: string): Promise<void> {
+  const takeover = `${pidFile}.takeover`;
+  if (!(await succeeds(mkdir(takeover)))) {
+    const facts = await stat(takeover).catch(() => undefined);
+    if (facts && Date.now() - facts.mtimeMs > TAKEOVER_WITHIN_MS) await rmdir(takeover).catch(() => undefined);
+    await sleep(5);
+    return;
+  }
   try {
-    await link(aside, file);
+    const holder = await readHolder(pidFile);
+    if (holder && !holder.lives) await rm(pidFile, { force: true });
+  } finally {
+    await rmdir(takeover);
+  }
+}
+
+/** False when the name is taken. */
+async function succeeds(making: Promise<unknown>): Promise<boolean> {
+  try {
+    await making;
     return true;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
     throw error;
   }
-}
-
-/** Two processes may find the same stale file: what was moved away is looked at again, and put back if it is not that one. */
-async function removeIfStill(file: string, content: string, aside: string): Promise<void> {
-  const moved = `${aside}.stale`;
-  try {
-    await rename(file, moved);
-  } catch {
-    return;
-  }
-  if ((await readFile(moved, 'utf8')) !== content) await link(moved, file).catch(() => undefined);
-  await rm(moved, { force: true });
 }
 
 /** When the process began, in the system's own terms; `gone` when there is none, `running` when the system does not tell. */

@@ -87,7 +87,9 @@ export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyA
       for (let round = 0; round < WAKE_ROUNDS; round += 1) {
         const address = running(endpoint.endpointId);
         if (address && address.path !== unusable) return address;
-        await abortable(wakes.run(endpoint.endpointId, () => wakeOnce(dependencies, endpoint)), signal);
+        const refused = unusable;
+        const isAwake = (): boolean => (running(endpoint.endpointId)?.path ?? refused) !== refused;
+        await abortable(wakes.run(endpoint.endpointId, () => wakeOnce(dependencies, endpoint, isAwake)), signal);
         // The start has seen to it: the same path is good again.
         unusable = undefined;
       }
@@ -111,11 +113,12 @@ async function refreshRoles({ compute, logger }: ProxyAccessDependencies, endpoi
   return Promise.race([changed, late]);
 }
 
-/** Returns when the newest start of the endpoint has ended well. */
-async function wakeOnce(dependencies: ProxyAccessDependencies, endpoint: ProxyEndpoint): Promise<void> {
+/** Returns when the newest start of the endpoint has ended well, or when none is needed any more. */
+async function wakeOnce(dependencies: ProxyAccessDependencies, endpoint: ProxyEndpoint, isAwake: () => boolean): Promise<void> {
   let ended: OperationRow;
   try {
-    const id = await startOperation(dependencies, endpoint);
+    const id = await startOperation(dependencies, endpoint, isAwake);
+    if (id === undefined) return;
     ended = await dependencies.queue.ended(id, AbortSignal.timeout(WAKE_WITHIN_MS));
   } catch (error) {
     if (isAppError(error) && error.kind !== 'unavailable' && error.kind !== 'internal') throw error;
@@ -126,8 +129,12 @@ async function wakeOnce(dependencies: ProxyAccessDependencies, endpoint: ProxyEn
   throw new AppError('unavailable', ended.error ? `${COMPUTE_UNREACHABLE}: ${ended.error}` : COMPUTE_UNREACHABLE);
 }
 
-/** The start to wait for: the one that is under way, or a new one behind whatever else is. */
-async function startOperation({ catalog, queue }: ProxyAccessDependencies, endpoint: ProxyEndpoint): Promise<string> {
+/** The start to wait for: the one that is under way, or a new one behind whatever else is. Undefined: it has just ended. */
+async function startOperation(
+  { catalog, queue }: ProxyAccessDependencies,
+  endpoint: ProxyEndpoint,
+  isAwake: () => boolean,
+): Promise<string | undefined> {
   const { endpointId, branchId, projectId } = endpoint;
   // Losing it in a crash is harmless: whoever waited for it is gone as well.
   const result = await catalog.transaction(
@@ -136,6 +143,7 @@ async function startOperation({ catalog, queue }: ProxyAccessDependencies, endpo
       if (!state || state.deleted) throw new AppError('not_found', ENDPOINT_NOT_FOUND);
       if (state.disabled) throw new AppError('forbidden', ENDPOINT_DISABLED);
       if (state.operationId !== null && state.operationAction === 'start_compute') return { id: state.operationId, appended: false };
+      if (state.operationId === null && isAwake()) return { id: undefined, appended: false };
       const [operation] = await queue.append(tx, [{ projectId, branchId, endpointId, action: 'start_compute' }]);
       await markWaking(tx, endpointId);
       return { id: operation!.id, appended: true };
