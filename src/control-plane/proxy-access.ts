@@ -51,11 +51,15 @@ const WAKE_WITHIN_MS = 120_000;
 const WAKE_ROUNDS = 5;
 /** Longer than this a login does not wait for a comparison of roles. */
 const REFRESH_WITHIN_MS = 2_000;
+/** A login takes no longer from reading a verifier to checking a proof, but for clients that are slow on purpose. */
+const JUST_NOW_MS = 5_000;
+const MAX_PROJECTS_KEPT = 10_000;
 
 export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyAccessWithCaches {
   const { catalog, compute } = dependencies;
   const endpoints = createRecall<ProxyEndpoint | undefined>();
   const verifiers = createRecall<string | undefined>();
+  const invalidatedAtMs = new Map<string, number>();
   const wakes = new SingleFlight<void>();
   const refreshes = createRefreshes((endpointId) => refreshRoles(dependencies, endpointId));
 
@@ -77,9 +81,11 @@ export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyA
       }),
     refreshVerifiers: async ({ endpointId, projectId }, options) => {
       if (!compute.address(endpointId)) return false;
+      const askedMs = performance.now();
       const changed = await refreshes.ask(endpointId, options?.fresh === true);
       if (changed) verifiers.invalidate(projectId);
-      return changed;
+      // What the caller read may be older than a change that somebody else has just brought in.
+      return changed || (invalidatedAtMs.get(projectId) ?? Number.NEGATIVE_INFINITY) > askedMs - JUST_NOW_MS;
     },
     wake: async (endpoint, { signal, stale }) => {
       if (endpoint.disabled) throw new AppError('forbidden', ENDPOINT_DISABLED);
@@ -97,6 +103,8 @@ export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyA
     },
     noteConnections: ({ endpointId }, open) => compute.noteConnections(endpointId, open),
     invalidate: (projectId) => {
+      if (invalidatedAtMs.size >= MAX_PROJECTS_KEPT) invalidatedAtMs.clear();
+      invalidatedAtMs.set(projectId, performance.now());
       endpoints.invalidate(projectId);
       verifiers.invalidate(projectId);
     },

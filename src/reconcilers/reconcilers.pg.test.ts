@@ -131,7 +131,17 @@ describe('follow-roles', () => {
     engine.facts.set(branch.branchId, { roles: [{ name: 'by_sql', verifier: 'v', canLogin: true }], databases: [] });
     const one = followRoles(parts());
     await one.run();
-    const checking = one.check(branch.endpointId, AbortSignal.timeout(5_000));
+    let waiting!: () => void;
+    const waits = new Promise<void>((resolve) => (waiting = resolve));
+    const watched = {
+      ...queue,
+      ended: (id: string, signal: AbortSignal) => {
+        waiting();
+        return queue.ended(id, signal);
+      },
+    };
+    const checking = followRoles({ ...parts(), queue: watched }).check(branch.endpointId, AbortSignal.timeout(5_000));
+    await waits;
     await runner.start();
     expect(await checking).toBe(true);
     expect(await operationsOf(branch)).toHaveLength(1);

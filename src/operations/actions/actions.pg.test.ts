@@ -119,14 +119,16 @@ describe('create', () => {
 });
 
 describe('start_compute', () => {
-  test('settings of the endpoint stand over those of the project', async () => {
+  test('the compute gets the settings of its endpoint and its project', async () => {
     const branch = await readyBranch();
     await db.catalog.query(
-      `update projects set default_endpoint_settings = '{"pg_settings":{"work_mem":"8MB","random_page_cost":2}}',
-         settings = '{"enable_logical_replication":true,"preload_libraries":{"use_defaults":false,"enabled_libraries":["auto_explain"]}}' where id = $1`,
+      `update projects set settings = '{"enable_logical_replication":true,"preload_libraries":{"use_defaults":false,"enabled_libraries":["auto_explain"]}}' where id = $1`,
       [projectId],
     );
-    await db.catalog.query(`update endpoints set settings = '{"pg_settings":{"work_mem":"16MB"}}', autoscaling_limit_max_cu = 2 where id = $1`, [branch.endpointId]);
+    await db.catalog.query(
+      `update endpoints set settings = '{"pg_settings":{"work_mem":"16MB","random_page_cost":2}}', autoscaling_limit_max_cu = 2 where id = $1`,
+      [branch.endpointId],
+    );
     await perform(branch, ['start_compute']);
     expect(engine.computes.get(branch.endpointId)).toMatchObject({
       pgSettings: { work_mem: '16MB', random_page_cost: '2' }, preloadLibraries: ['auto_explain'], logicalReplication: true, minCu: 0.25, maxCu: 2,
