@@ -116,7 +116,20 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
   stops.push({ what: 'queue', run: async () => queue.close() });
   const proxyClosing: Parts['proxyClosing'] = {};
   stops.push({ what: 'proxy connections', run: async () => proxyClosing.done });
-  const parts = { config, home, nodeId, installations, storage, supervisor, queue, catalog, live, proxyClosing, logger, stops };
+  const parts = {
+    config,
+    home,
+    nodeId,
+    installations,
+    storage,
+    supervisor,
+    queue,
+    catalog,
+    live,
+    proxyClosing,
+    logger,
+    stops,
+  };
   const access = await startWork(parts);
   return { ...(await startEdges(parts, access)), pool };
 }
@@ -142,7 +155,9 @@ interface Parts {
   stops: Stop[];
 }
 
-async function openCatalog(parts: Pick<Parts, 'config' | 'home' | 'installations' | 'logger' | 'stops'>): Promise<Catalogs> {
+async function openCatalog(
+  parts: Pick<Parts, 'config' | 'home' | 'installations' | 'logger' | 'stops'>,
+): Promise<Catalogs> {
   const { config, logger, stops } = parts;
   let connection: CatalogConnection;
   if (config.catalogUrl === undefined) {
@@ -208,14 +223,22 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
 
   stops.push({ what: 'computes', run: () => stopComputes(work, supervisor) });
   await live.learn(work, await supervisor.adopt());
-  supervisor.onExit((endpointId) => void recover.exited(endpointId).catch((error: unknown) => logger.warn({ err: error }, 'a lost compute could not be recorded')));
+  supervisor.onExit(
+    (endpointId) =>
+      void recover
+        .exited(endpointId)
+        .catch((error: unknown) => logger.warn({ err: error }, 'a lost compute could not be recorded')),
+  );
   await recover.atStart();
   await space.run();
   stops.push({ what: 'background work', run: () => background.close() });
   stops.push({ what: 'operations', run: () => runner.drain(DRAIN_MS) });
   await runner.start();
   const idle = suspendIdle({ ...common, defaultSuspendTimeoutSeconds: config.defaultSuspendTimeoutSeconds });
-  const reconcilers = startReconcilers([idle, roles, space, recover.computes, recover.timelines, measureSizes(common)], logger);
+  const reconcilers = startReconcilers(
+    [idle, roles, space, recover.computes, recover.timelines, measureSizes(common)],
+    logger,
+  );
   stops.push({ what: 'reconcilers', run: () => reconcilers.stop() });
   return access;
 }
@@ -229,7 +252,13 @@ async function stopComputes(catalog: CatalogDatabase, supervisor: Supervisor): P
 async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<{ apiPort: number; pgPort: number }> {
   const { config, home, nodeId, installations, storage, queue, catalog, proxyClosing, logger, stops } = parts;
   const certificates = await loadCertificates({ home, config });
-  const proxy = createProxy({ access, tls: certificates, domain: config.domain, requireTls: config.domain !== 'localhost', logger });
+  const proxy = createProxy({
+    access,
+    tls: certificates,
+    domain: config.domain,
+    requireTls: config.domain !== 'localhost',
+    logger,
+  });
   await proxy.listen(config.listen, config.pgPort);
   stops.push({ what: 'proxy listener', run: async () => void (proxyClosing.done = proxy.close(PROXY_GRACE_MS)) });
 
@@ -237,10 +266,16 @@ async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<
     catalog: catalog.requests,
     queue,
     secretBox: new SecretBox(await readFile(path.join(home.secrets, 'seal-key'))),
-    config: { domain: config.domain, pgPort: proxy.port, nodeId, namesResolve: await resolves(`ballast-probe.${config.domain}`) },
+    config: {
+      domain: config.domain,
+      pgPort: proxy.port,
+      nodeId,
+      namesResolve: await resolves(`ballast-probe.${config.domain}`),
+    },
     availableMajors: async () => (await installations.available()).map((installation) => installation.major),
     assertRoomForTimeline: () => storage.assertRoomForTimeline(),
-    preloadLibraries: async () => preloadLibraries().map((library) => ({ ...library, isExperimental: false, version: '' })),
+    preloadLibraries: async () =>
+      preloadLibraries().map((library) => ({ ...library, isExperimental: false, version: '' })),
     onProjectChanged: (projectId) => access.invalidate(projectId),
   });
   stops.push({ what: 'control plane', run: () => controlPlane.close() });

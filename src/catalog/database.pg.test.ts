@@ -70,13 +70,21 @@ test('transactions that deadlock are run again until all succeed', async () => {
 test('a session that the server ends does not spoil the next query', async () => {
   const [row] = await db.catalog.query<{ pid: number }>('select pg_backend_pid() as pid');
   const killer = new CatalogDatabase({ connection: db.connection, logger: silentLogger() });
-  await killer.query('select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1 and datname = current_database() and pid <> pg_backend_pid()', ['test']);
+  await killer.query(
+    'select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1 and datname = current_database() and pid <> pg_backend_pid()',
+    ['test'],
+  );
   await killer.close();
-  await expect.poll(async () => (await db.catalog.query<{ pid: number }>('select pg_backend_pid() as pid'))[0]!.pid).not.toBe(row!.pid);
+  await expect
+    .poll(async () => (await db.catalog.query<{ pid: number }>('select pg_backend_pid() as pid'))[0]!.pid)
+    .not.toBe(row!.pid);
 });
 
 test('a catalog that is not there is unavailable, without naming where it is', async () => {
-  const nowhere = new CatalogDatabase({ connection: { ...db.connection, host: '/tmp/ballast-nowhere' }, logger: silentLogger() });
+  const nowhere = new CatalogDatabase({
+    connection: { ...db.connection, host: '/tmp/ballast-nowhere' },
+    logger: silentLogger(),
+  });
   const error: unknown = await nowhere.query('select 1').catch((thrown: unknown) => thrown);
   expect(isAppError(error, 'unavailable')).toBe(true);
   expect((error as Error).message).not.toContain('nowhere');
@@ -91,10 +99,21 @@ test('what the server refuses comes out with its SQLSTATE', async () => {
 test('listen hears other sessions and survives the loss of its own', async () => {
   const heard: string[] = [];
   const listener = db.catalog.listen('a_channel', (payload) => heard.push(payload));
-  await expect.poll(async () => (await db.catalog.query(`select 1 from pg_stat_activity where datname = current_database() and query = 'listen "a_channel"'`)).length).toBe(1);
+  await expect
+    .poll(
+      async () =>
+        (
+          await db.catalog.query(
+            `select 1 from pg_stat_activity where datname = current_database() and query = 'listen "a_channel"'`,
+          )
+        ).length,
+    )
+    .toBe(1);
   await db.catalog.query(`select pg_notify('a_channel', 'one')`);
   await expect.poll(() => heard).toEqual(['one']);
-  await db.catalog.query(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and query = 'listen "a_channel"'`);
+  await db.catalog.query(
+    `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and query = 'listen "a_channel"'`,
+  );
   await expect
     .poll(
       async () => {
@@ -116,8 +135,15 @@ test('migrations run once, are repeatable, and refuse an edited or newer history
   const extra = { number: shipped.length + 1, name: '9999_extra', sql: 'create table extra ()', checksum: 'x' };
   expect(await migrate(empty.catalog, [...shipped, extra])).toEqual(['9999_extra']);
   await expect(migrate(empty.catalog, shipped)).rejects.toThrow('made by a newer Ballast');
-  await expect(migrate(empty.catalog, [...shipped, { ...extra, checksum: 'y' }])).rejects.toThrow('was changed after it ran');
-  const broken = { number: shipped.length + 2, name: '9999_broken', sql: 'create table half (); select 1/0', checksum: 'z' };
+  await expect(migrate(empty.catalog, [...shipped, { ...extra, checksum: 'y' }])).rejects.toThrow(
+    'was changed after it ran',
+  );
+  const broken = {
+    number: shipped.length + 2,
+    name: '9999_broken',
+    sql: 'create table half (); select 1/0',
+    checksum: 'z',
+  };
   await expect(migrate(empty.catalog, [...shipped, extra, broken])).rejects.toThrow('division by zero');
   expect(await empty.catalog.query(`select to_regclass('half') as half`)).toEqual([{ half: null }]);
   await empty.close();
@@ -125,9 +151,19 @@ test('migrations run once, are repeatable, and refuse an edited or newer history
 
 test('parses catalog URLs as libpq does, and never repeats one in an error', () => {
   expect(parseCatalogUrl('postgres://me:p%40ss@db.example.com:6000/cat?sslmode=require')).toEqual({
-    host: 'db.example.com', port: 6000, user: 'me', password: 'p@ss', database: 'cat', ssl: { rejectUnauthorized: false },
+    host: 'db.example.com',
+    port: 6000,
+    user: 'me',
+    password: 'p@ss',
+    database: 'cat',
+    ssl: { rejectUnauthorized: false },
   });
-  expect(parseCatalogUrl('postgresql://me@/cat?host=/run/pg')).toMatchObject({ host: '/run/pg', port: 5432, ssl: false, password: undefined });
+  expect(parseCatalogUrl('postgresql://me@/cat?host=/run/pg')).toMatchObject({
+    host: '/run/pg',
+    port: 5432,
+    ssl: false,
+    password: undefined,
+  });
   expect(parseCatalogUrl('postgres://me@h/cat?sslmode=verify-full')).toMatchObject({ ssl: true });
   expect(() => parseCatalogUrl('mysql://u:sesame@h/x')).toThrow(/must begin with postgres/);
   expect(() => parseCatalogUrl('not sesame')).toThrow(/^--catalog-url is not a URL like \S+$/);

@@ -41,7 +41,8 @@ export interface TransactionOptions {
 
 const TRANSACTION_TRIES = 8;
 const QUERY_TIMEOUT_MS = 30_000;
-const SESSION_OPTIONS = '-c search_path=ballast,pg_catalog -c timezone=UTC -c datestyle=ISO -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s';
+const SESSION_OPTIONS =
+  '-c search_path=ballast,pg_catalog -c timezone=UTC -c datestyle=ISO -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s';
 
 export class CatalogDatabase implements Queryable {
   readonly #pool: pg.Pool;
@@ -259,7 +260,9 @@ function isConnectionFailure(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
   const code = (error as NodeJS.ErrnoException).code ?? '';
   if (/^(ECONN|ENOENT|EPIPE|ETIMEDOUT|EHOST|ENET|ENOTFOUND|EAI_|EACCES)/.test(code)) return true;
-  return /connection terminated|timeout exceeded when trying to connect|connection timeout|client has encountered a connection error|not queryable|query read timeout/i.test(error.message);
+  return /connection terminated|timeout exceeded when trying to connect|connection timeout|client has encountered a connection error|not queryable|query read timeout/i.test(
+    error.message,
+  );
 }
 
 /**

@@ -68,7 +68,10 @@ test('keeps its secret out of the data directory and out of the process list', a
   expect((await stat(path.join(home.secrets, 'catalog'))).mode & 0o777).toBe(0o600);
   const { stdout } = await promisify(execFile)('ps', ['axww', '-o', 'args']);
   expect(stdout).not.toContain(secret);
-  const found = await promisify(execFile)('grep', ['-rl', secret, home.catalog]).then(() => 'found', () => 'not found');
+  const found = await promisify(execFile)('grep', ['-rl', secret, home.catalog]).then(
+    () => 'found',
+    () => 'not found',
+  );
   expect(found).toBe('not found');
   expect(await readdir(home.catalog)).toEqual(['pgdata']);
 });
@@ -96,7 +99,9 @@ test('is taken over when it outlived Ballast', async () => {
 test('comes back by itself when it is killed, with what was committed', async () => {
   await ask('create table public.kept (n integer); insert into public.kept values (7)');
   process.kill((await findServer(path.join(home.catalog, 'pgdata')))!.pid, 'SIGKILL');
-  await expect.poll(() => ask('select n from public.kept').catch(() => undefined), { timeout: 20_000 }).toEqual([{ n: 7 }]);
+  await expect
+    .poll(() => ask('select n from public.kept').catch(() => undefined), { timeout: 20_000 })
+    .toEqual([{ n: 7 }]);
 });
 
 test('starts again with what it held after a clean stop', async () => {

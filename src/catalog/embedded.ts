@@ -71,14 +71,16 @@ const SETTINGS = {
 /** Makes it when needed, starts it or takes it over, and returns when it accepts sessions. */
 export async function startEmbeddedCatalog(options: EmbeddedCatalogOptions): Promise<EmbeddedCatalog> {
   const { home, config, installations, logger } = options;
-  const owner: Owner = process.getuid?.() === 0 ? { uid: config.computeUidBase, gid: config.computeUidBase } : undefined;
+  const owner: Owner =
+    process.getuid?.() === 0 ? { uid: config.computeUidBase, gid: config.computeUidBase } : undefined;
   const dataDirectory = path.join(home.catalog, 'pgdata');
   const sockets = path.join(home.sockets, 'catalog');
   const secret = await readSecret(path.join(home.secrets, 'catalog'));
   const major = (await recordedMajor(dataDirectory)) ?? (await newestMajor(installations));
   const installation = await installations.get(major);
   await removeLeftovers(home.catalog);
-  if ((await recordedMajor(dataDirectory)) === undefined) await initialise({ installation, dataDirectory, owner, secret, logger });
+  if ((await recordedMajor(dataDirectory)) === undefined)
+    await initialise({ installation, dataDirectory, owner, secret, logger });
   await mkdir(sockets, { recursive: true, mode: 0o700 });
   if (owner) await chown(sockets, owner.uid, owner.gid);
 
@@ -108,7 +110,7 @@ async function keepRunning(start: () => Promise<ServerProcess>, logger: Logger):
   let released = false;
   let server = await start();
   const watch = async (): Promise<void> => {
-    for (let pauseMs = 100; ; ) {
+    for (let pauseMs = 100; ;) {
       const startedMs = performance.now();
       await server.exited;
       if (released) return;
@@ -185,7 +187,10 @@ async function initialise(options: {
   const { installation, dataDirectory, owner, secret } = options;
   const parent = path.dirname(dataDirectory);
   const temporary = path.join(parent, `.pgdata.tmp-${randomBytes(4).toString('hex')}`);
-  const worker = owner && { uid: Number(await run('id', ['-u', 'nobody'])), gid: Number(await run('id', ['-g', 'nobody'])) };
+  const worker = owner && {
+    uid: Number(await run('id', ['-u', 'nobody'])),
+    gid: Number(await run('id', ['-g', 'nobody'])),
+  };
   // There is nothing in it yet that anybody could reach.
   if (worker) await chmod(parent, 0o711);
   try {
@@ -196,8 +201,20 @@ async function initialise(options: {
     await mkdir(data, { mode: 0o700 });
     await writeFile(passwordFile, `${await buildVerifier(secret, { iterations: 1 })}\n`, { mode: 0o600 });
     if (worker) for (const target of [temporary, data, passwordFile]) await chown(target, worker.uid, worker.gid);
-    const args = [`--pgdata=${data}`, `--username=${USER}`, `--pwfile=${passwordFile}`, '--auth=scram-sha-256', '--encoding=UTF8', '--locale=C', '--data-checksums'];
-    await run(installation.initdb, args, { env: { ...installation.env, PATH: '/usr/bin:/bin', LC_ALL: 'C' }, owner: worker, cwd: temporary });
+    const args = [
+      `--pgdata=${data}`,
+      `--username=${USER}`,
+      `--pwfile=${passwordFile}`,
+      '--auth=scram-sha-256',
+      '--encoding=UTF8',
+      '--locale=C',
+      '--data-checksums',
+    ];
+    await run(installation.initdb, args, {
+      env: { ...installation.env, PATH: '/usr/bin:/bin', LC_ALL: 'C' },
+      owner: worker,
+      cwd: temporary,
+    });
     await writeFile(path.join(data, 'pg_hba.conf'), 'local all ballast scram-sha-256\n');
     if (owner) await run('chown', ['-R', `${owner.uid}:${owner.gid}`, data]);
     await durable.file('written-file', path.join(data, 'pg_hba.conf'));

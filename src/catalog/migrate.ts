@@ -47,9 +47,14 @@ export async function migrate(catalog: CatalogDatabase, migrations?: readonly Mi
 
 async function apply(tx: Queryable, migration: Migration): Promise<boolean> {
   await tx.query('select pg_advisory_xact_lock($1)', [ADVISORY_LOCK]);
-  const [done] = await tx.query<{ checksum: string }>('select checksum from ballast.migrations where number = $1', [migration.number]);
+  const [done] = await tx.query<{ checksum: string }>('select checksum from ballast.migrations where number = $1', [
+    migration.number,
+  ]);
   if (done && done.checksum !== migration.checksum) {
-    throw new AppError('internal', `catalog migration ${migration.name} was changed after it ran; a migration is never edited, add a new one`);
+    throw new AppError(
+      'internal',
+      `catalog migration ${migration.name} was changed after it ran; a migration is never edited, add a new one`,
+    );
   }
   if (done) return false;
   await tx.query(migration.sql);
@@ -73,7 +78,10 @@ async function assertNotNewer(catalog: CatalogDatabase, known: readonly Migratio
   const [row] = await catalog.query<{ newest: number }>('select max(number) as newest from ballast.migrations');
   const newest = known.at(-1)?.number ?? 0;
   if (row!.newest > newest) {
-    throw new AppError('invalid', `the catalog was made by a newer Ballast (schema ${row!.newest}, this one knows ${newest})`);
+    throw new AppError(
+      'invalid',
+      `the catalog was made by a newer Ballast (schema ${row!.newest}, this one knows ${newest})`,
+    );
   }
 }
 
@@ -83,7 +91,12 @@ export async function readMigrations(directory: string = DIRECTORY): Promise<Mig
   const migrations = await Promise.all(
     files.map(async (file) => {
       const sql = await readFile(path.join(directory, file), 'utf8');
-      return { number: Number(file.slice(0, 4)), name: file.slice(0, -4), sql, checksum: createHash('sha256').update(sql).digest('hex') };
+      return {
+        number: Number(file.slice(0, 4)),
+        name: file.slice(0, -4),
+        sql,
+        checksum: createHash('sha256').update(sql).digest('hex'),
+      };
     }),
   );
   migrations.forEach((migration, index) => {

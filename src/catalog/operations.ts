@@ -50,7 +50,11 @@ const INSERT = `
   select added.*, pg_notify('${OPERATIONS_CHANNEL}', $2) from added order by seq`;
 
 /** Inserts in the order given; created_at rises with it, so that lists have one order. `sender` goes into the notification. */
-export async function insertOperations(tx: Queryable, operations: readonly OperationToInsert[], sender: string): Promise<OperationRow[]> {
+export async function insertOperations(
+  tx: Queryable,
+  operations: readonly OperationToInsert[],
+  sender: string,
+): Promise<OperationRow[]> {
   const records = operations.map((operation, ordinal) => ({
     ordinal,
     id: operation.id,
@@ -60,7 +64,11 @@ export async function insertOperations(tx: Queryable, operations: readonly Opera
     action: operation.action,
     payload: operation.payload,
   }));
-  const rows = await tx.query<OperationRow & { pgNotify?: unknown }>(INSERT, [JSON.stringify(records), sender], 'operations_insert');
+  const rows = await tx.query<OperationRow & { pgNotify?: unknown }>(
+    INSERT,
+    [JSON.stringify(records), sender],
+    'operations_insert',
+  );
   for (const row of rows) delete row.pgNotify;
   return rows;
 }
@@ -143,7 +151,10 @@ export async function endOperation(
 }
 
 /** Puts an operation back after a failed try; it becomes runnable at `now + delayMs`. */
-export async function retryOperation(db: Queryable, retry: { id: string; owner: string; error: string; delayMs: number }): Promise<void> {
+export async function retryOperation(
+  db: Queryable,
+  retry: { id: string; owner: string; error: string; delayMs: number },
+): Promise<void> {
   await db.query(
     `update operations set status = 'scheduling', error = $3, failures_count = failures_count + 1,
        retry_at = now() + $4 * interval '1 millisecond', lease_owner = null, lease_until = null, updated_at = now()

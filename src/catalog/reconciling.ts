@@ -77,7 +77,10 @@ export async function beginSuspend(tx: Queryable, endpointId: string): Promise<b
 }
 
 /** Of the given branches, those whose rows are deleted and that no operation will remove any more. */
-export async function deletedBranches(db: Queryable, branchIds: readonly string[]): Promise<{ id: string; projectId: string }[]> {
+export async function deletedBranches(
+  db: Queryable,
+  branchIds: readonly string[],
+): Promise<{ id: string; projectId: string }[]> {
   return db.query<{ id: string; projectId: string }>(
     `select b.id, b.project_id from branches b join projects p on p.id = b.project_id
      where b.id = any ($1) and (b.deleted_at is not null or p.deleted_at is not null)
@@ -93,7 +96,10 @@ export async function knownBranches(db: Queryable, branchIds: readonly string[])
 }
 
 /** `activeAt` is how many milliseconds ago a client last did something. */
-export async function recordActivity(db: Queryable, seen: readonly { endpointId: string; idleMs: number }[]): Promise<void> {
+export async function recordActivity(
+  db: Queryable,
+  seen: readonly { endpointId: string; idleMs: number }[],
+): Promise<void> {
   if (seen.length === 0) return;
   await db.query(
     `with seen as (select * from jsonb_to_recordset($1::jsonb) as s ("endpointId" text, "idleMs" double precision)),

@@ -3,7 +3,15 @@
  * engine reports. Each function is one statement and idempotent; those that settle pending work only touch rows that
  * are still as they were read, so that a request that came in between is not lost.
  */
-import type { BranchState, EndpointRow, EndpointType, JsonObject, PendingState, Queryable, Timestamp } from './types.ts';
+import type {
+  BranchState,
+  EndpointRow,
+  EndpointType,
+  JsonObject,
+  PendingState,
+  Queryable,
+  Timestamp,
+} from './types.ts';
 
 export interface PendingRole {
   name: string;
@@ -181,7 +189,11 @@ export interface BranchFacts {
 }
 
 /** Makes the `ready` rows of a branch equal to the facts. A password that SQL changed is not known any more. */
-export async function recordFacts(tx: Queryable, branch: { projectId: string; branchId: string }, facts: BranchFacts): Promise<void> {
+export async function recordFacts(
+  tx: Queryable,
+  branch: { projectId: string; branchId: string },
+  facts: BranchFacts,
+): Promise<void> {
   const values = [branch.projectId, branch.branchId, JSON.stringify(facts.roles)];
   await tx.query(
     `with facts as (select * from jsonb_to_recordset($3::jsonb) as f (name text, verifier text, "canLogin" boolean)),

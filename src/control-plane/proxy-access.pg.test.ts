@@ -7,7 +7,12 @@ import type { Queryable } from '../catalog/types.ts';
 import { AppError } from '../lib/errors.ts';
 import { silentLogger } from '../lib/log.ts';
 import type { OperationQueue } from '../operations/types.ts';
-import { createProxyAccess, ENDPOINT_DISABLED, ENDPOINT_NOT_FOUND, type ProxyAccessWithCaches } from './proxy-access.ts';
+import {
+  createProxyAccess,
+  ENDPOINT_DISABLED,
+  ENDPOINT_NOT_FOUND,
+  type ProxyAccessWithCaches,
+} from './proxy-access.ts';
 import type { ProxyEndpoint } from './proxy-access.types.ts';
 
 const logger = silentLogger();
@@ -26,7 +31,11 @@ let refreshes = 0;
 let refreshFails = false;
 
 const signal = () => AbortSignal.timeout(10_000);
-const operations = () => db.catalog.query<{ action: string; status: string }>('select action, status from operations where branch_id = $1 order by seq', [branch.branchId]);
+const operations = () =>
+  db.catalog.query<{ action: string; status: string }>(
+    'select action, status from operations where branch_id = $1 order by seq',
+    [branch.branchId],
+  );
 const away = () => Promise.reject(new AppError('unavailable', 'away'));
 
 beforeAll(async () => {
@@ -40,7 +49,8 @@ beforeEach(async () => {
   ({ queue } = work);
   const { supervisor } = engine;
   access = createProxyAccess({
-    queue, logger,
+    queue,
+    logger,
     catalog: {
       query: (...args: Parameters<Queryable['query']>) => {
         queries += 1;
@@ -64,7 +74,12 @@ beforeEach(async () => {
   const { projectId } = await insertProject(db.catalog);
   branch = await insertBranch(db.catalog, projectId);
   engine.timelines.set(branch.branchId, {} as never);
-  await db.catalog.query('insert into roles (project_id, branch_id, name, verifier) values ($1, $2, $3, $4)', [projectId, branch.branchId, 'owner', VERIFIER]);
+  await db.catalog.query('insert into roles (project_id, branch_id, name, verifier) values ($1, $2, $3, $4)', [
+    projectId,
+    branch.branchId,
+    'owner',
+    VERIFIER,
+  ]);
 });
 afterEach(() => work.stop());
 
@@ -73,7 +88,14 @@ const known = async (): Promise<ProxyEndpoint> => (await access.endpoint(branch.
 describe('endpoint and verifier', () => {
   test('tell what the rows say, and nothing of what is deleted or unknown', async () => {
     const { endpointId, projectId, branchId } = branch;
-    expect(await known()).toEqual({ endpointId, projectId, branchId, disabled: false, allowedIps: [], blockPublicConnections: false });
+    expect(await known()).toEqual({
+      endpointId,
+      projectId,
+      branchId,
+      disabled: false,
+      allowedIps: [],
+      blockPublicConnections: false,
+    });
     expect(await access.verifier(await known(), 'owner')).toBe(VERIFIER);
     expect(await access.verifier(await known(), 'nobody')).toBeUndefined();
     expect(await access.endpoint('ep-none-such-12345678')).toBeUndefined();
@@ -93,7 +115,10 @@ describe('endpoint and verifier', () => {
   });
 
   test('address rules come with the endpoint; those for protected branches only with those', async () => {
-    const settings = { allowed_ips: { ips: ['10.0.0.0/8'], protected_branches_only: true }, block_public_connections: true };
+    const settings = {
+      allowed_ips: { ips: ['10.0.0.0/8'], protected_branches_only: true },
+      block_public_connections: true,
+    };
     await db.catalog.query('update projects set settings = $2 where id = $1', [branch.projectId, settings]);
     expect(await known()).toMatchObject({ allowedIps: [], blockPublicConnections: true });
     await db.catalog.query('update branches set protected = true where id = $1', [branch.branchId]);
@@ -119,7 +144,9 @@ describe('endpoint and verifier', () => {
     expect(await access.verifier(await known(), 'owner')).toBe(VERIFIER);
     await expect(access.verifier(await known(), 'stranger')).rejects.toMatchObject({ kind: 'unavailable' });
     engine.computes.set(branch.endpointId, { timeline: branch } as never);
-    expect(await access.wake(await known(), { signal: signal() })).toEqual({ path: `/sockets/${branch.endpointId}/.s.PGSQL.5432` });
+    expect(await access.wake(await known(), { signal: signal() })).toEqual({
+      path: `/sockets/${branch.endpointId}/.s.PGSQL.5432`,
+    });
   });
 
   test('a catalog that hangs is as good as away', async () => {
@@ -136,7 +163,9 @@ describe('refreshVerifiers', () => {
     expect(refreshes).toBe(0);
     engine.computes.set(branch.endpointId, { timeline: branch } as never);
     const endpoint = await known();
-    expect(await Promise.all(Array.from({ length: 20 }, () => access.refreshVerifiers(endpoint)))).toEqual(Array.from({ length: 20 }, () => true));
+    expect(await Promise.all(Array.from({ length: 20 }, () => access.refreshVerifiers(endpoint)))).toEqual(
+      Array.from({ length: 20 }, () => true),
+    );
     expect(refreshes).toBe(1);
   });
 });
@@ -146,7 +175,10 @@ describe('refreshVerifiers and time', () => {
     engine.computes.set(branch.endpointId, { timeline: branch } as never);
     const endpoint = await known();
     const first = access.refreshVerifiers(endpoint);
-    const fresh = Promise.all([access.refreshVerifiers(endpoint, { fresh: true }), access.refreshVerifiers(endpoint, { fresh: true })]);
+    const fresh = Promise.all([
+      access.refreshVerifiers(endpoint, { fresh: true }),
+      access.refreshVerifiers(endpoint, { fresh: true }),
+    ]);
     await Promise.all([first, fresh]);
     expect(refreshes).toBe(2);
     await access.refreshVerifiers(endpoint, { fresh: true });
@@ -176,7 +208,8 @@ describe('wake', () => {
     const held = new Promise<void>((resolve) => (release = resolve));
     engine.fault = (call) => (call.startsWith('start') ? held : undefined);
     const waking = access.wake(await known(), { signal: signal() });
-    const pending = () => db.catalog.query('select current_state, pending_state from endpoints where id = $1', [branch.endpointId]);
+    const pending = () =>
+      db.catalog.query('select current_state, pending_state from endpoints where id = $1', [branch.endpointId]);
     await expect.poll(pending).toEqual([{ currentState: 'idle', pendingState: 'active' }]);
     release();
     await waking;
@@ -199,7 +232,9 @@ describe('wake', () => {
     queue.poke();
     await expect.poll(() => engine.supervisor.address(branch.endpointId)).toBeUndefined();
     const waking = access.wake(await known(), { signal: signal() });
-    await expect.poll(async () => (await operations()).map((row) => row.action)).toEqual(['start_compute', 'suspend_compute', 'start_compute']);
+    await expect
+      .poll(async () => (await operations()).map((row) => row.action))
+      .toEqual(['start_compute', 'suspend_compute', 'start_compute']);
     release();
     expect(await waking).toBeDefined();
   });
@@ -231,7 +266,9 @@ describe('wake', () => {
     engine.fault = (call) => {
       if (call.startsWith('start')) throw new AppError('unprocessable', 'a setting is refused');
     };
-    await expect(access.wake(await known(), { signal: signal() })).rejects.toThrow("Couldn't connect to compute node: a setting is refused");
+    await expect(access.wake(await known(), { signal: signal() })).rejects.toThrow(
+      "Couldn't connect to compute node: a setting is refused",
+    );
     engine.fault = () => undefined;
     await access.wake(await known(), { signal: signal() });
   });

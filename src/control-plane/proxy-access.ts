@@ -8,7 +8,13 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CatalogDatabase } from '../catalog/database.ts';
-import { lockForWake, lookUpEndpoint, lookUpVerifier, markWaking, type EndpointLookup } from '../catalog/proxy-lookups.ts';
+import {
+  lockForWake,
+  lookUpEndpoint,
+  lookUpVerifier,
+  markWaking,
+  type EndpointLookup,
+} from '../catalog/proxy-lookups.ts';
 import type { OperationRow } from '../catalog/types.ts';
 import { AppError, isAppError } from '../lib/errors.ts';
 import type { Logger } from '../lib/log.ts';
@@ -95,7 +101,10 @@ export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyA
         if (address && address.path !== unusable) return address;
         const refused = unusable;
         const isAwake = (): boolean => (running(endpoint.endpointId)?.path ?? refused) !== refused;
-        await abortable(wakes.run(endpoint.endpointId, () => wakeOnce(dependencies, endpoint, isAwake)), signal);
+        await abortable(
+          wakes.run(endpoint.endpointId, () => wakeOnce(dependencies, endpoint, isAwake)),
+          signal,
+        );
         // The start has seen to it: the same path is good again.
         unusable = undefined;
       }
@@ -122,7 +131,11 @@ async function refreshRoles({ compute, logger }: ProxyAccessDependencies, endpoi
 }
 
 /** Returns when the newest start of the endpoint has ended well, or when none is needed any more. */
-async function wakeOnce(dependencies: ProxyAccessDependencies, endpoint: ProxyEndpoint, isAwake: () => boolean): Promise<void> {
+async function wakeOnce(
+  dependencies: ProxyAccessDependencies,
+  endpoint: ProxyEndpoint,
+  isAwake: () => boolean,
+): Promise<void> {
   let ended: OperationRow;
   try {
     const id = await startOperation(dependencies, endpoint, isAwake);
@@ -150,7 +163,8 @@ async function startOperation(
       const state = await lockForWake(tx, endpointId);
       if (!state || state.deleted) throw new AppError('not_found', ENDPOINT_NOT_FOUND);
       if (state.disabled) throw new AppError('forbidden', ENDPOINT_DISABLED);
-      if (state.operationId !== null && state.operationAction === 'start_compute') return { id: state.operationId, appended: false };
+      if (state.operationId !== null && state.operationAction === 'start_compute')
+        return { id: state.operationId, appended: false };
       if (state.operationId === null && isAwake()) return { id: undefined, appended: false };
       const [operation] = await queue.append(tx, [{ projectId, branchId, endpointId, action: 'start_compute' }]);
       await markWaking(tx, endpointId);
@@ -165,7 +179,14 @@ async function startOperation(
 function toProxyEndpoint(row: EndpointLookup): ProxyEndpoint {
   const { endpointId, projectId, branchId, disabled, blockPublicConnections } = row;
   const applies = !row.protectedBranchesOnly || row.protected;
-  return { endpointId, projectId, branchId, disabled, allowedIps: applies ? row.allowedIps : [], blockPublicConnections };
+  return {
+    endpointId,
+    projectId,
+    branchId,
+    disabled,
+    allowedIps: applies ? row.allowedIps : [],
+    blockPublicConnections,
+  };
 }
 
 function isTimeout(error: unknown): boolean {

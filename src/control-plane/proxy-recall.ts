@@ -27,7 +27,9 @@ const FRESH_MS = 2_000;
 const PATIENCE_MS = 1_000;
 const MAX_ENTRIES = 10_000;
 
-export function createRecall<T>(options: { freshMs?: number; maxEntries?: number; patienceMs?: number } = {}): Recall<T> {
+export function createRecall<T>(
+  options: { freshMs?: number; maxEntries?: number; patienceMs?: number } = {},
+): Recall<T> {
   const freshMs = options.freshMs ?? FRESH_MS;
   const patienceMs = options.patienceMs ?? PATIENCE_MS;
   const maxEntries = options.maxEntries ?? MAX_ENTRIES;

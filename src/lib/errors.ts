@@ -31,11 +31,7 @@ export class AppError extends Error {
   /** For logs only. */
   readonly internal: string | undefined;
 
-  constructor(
-    kind: ErrorKind,
-    message: string,
-    options: { code?: string; internal?: string; cause?: unknown } = {},
-  ) {
+  constructor(kind: ErrorKind, message: string, options: { code?: string; internal?: string; cause?: unknown } = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.name = 'AppError';
     this.kind = kind;

@@ -13,7 +13,13 @@ import type { Action, NewOperation } from './types.ts';
 const logger = silentLogger();
 const NODE = 'node-test';
 const ACTIONS: readonly OperationAction[] = [
-  'create_timeline', 'create_branch', 'delete_timeline', 'start_compute', 'suspend_compute', 'apply_config', 'sync_dbs_and_roles_from_compute',
+  'create_timeline',
+  'create_branch',
+  'delete_timeline',
+  'start_compute',
+  'suspend_compute',
+  'apply_config',
+  'sync_dbs_and_roles_from_compute',
 ];
 
 let db: TestCatalog;
@@ -47,10 +53,17 @@ function makeQueue(): RunnerQueue {
   return queue;
 }
 
-async function startRunner(action: Partial<Action>, options: { queue?: RunnerQueue; limits?: Partial<RunnerLimits>; nodeId?: string } = {}) {
+async function startRunner(
+  action: Partial<Action>,
+  options: { queue?: RunnerQueue; limits?: Partial<RunnerLimits>; nodeId?: string } = {},
+) {
   const queue = options.queue ?? makeQueue();
   const runner = new Runner({
-    catalog: db.catalog, queue, actions: allActions(action), nodeId: options.nodeId ?? NODE, logger,
+    catalog: db.catalog,
+    queue,
+    actions: allActions(action),
+    nodeId: options.nodeId ?? NODE,
+    logger,
     limits: { retryBaseMs: 5, retryMaxMs: 40, ...options.limits },
   });
   runners.push(runner);
@@ -74,13 +87,27 @@ describe('append', () => {
     const [a, b] = [await insertBranch(db.catalog, projectId), await insertBranch(db.catalog, projectId)];
     const first = await append(queue, [on(a, 'create_timeline'), on(a, 'start_compute'), on(b, 'create_branch')]);
     expect(first.map((row) => [row.action, row.status])).toEqual([
-      ['create_timeline', 'running'], ['start_compute', 'scheduling'], ['create_branch', 'running'],
+      ['create_timeline', 'running'],
+      ['start_compute', 'scheduling'],
+      ['create_branch', 'running'],
     ]);
-    expect(first[0]).toMatchObject({ ...a, failuresCount: 0, error: null, startedAt: null, finishedAt: null, payload: {} });
+    expect(first[0]).toMatchObject({
+      ...a,
+      failuresCount: 0,
+      error: null,
+      startedAt: null,
+      finishedAt: null,
+      payload: {},
+    });
     expect(first[0]).not.toHaveProperty('pgNotify');
     expect((await append(queue, [on(a)]))[0]!.status).toBe('scheduling');
     const listed = await listOperations(db.catalog, { projectId, limit: 10 });
-    expect(listed.map((row) => row.action)).toEqual(['apply_config', 'create_branch', 'start_compute', 'create_timeline']);
+    expect(listed.map((row) => row.action)).toEqual([
+      'apply_config',
+      'create_branch',
+      'start_compute',
+      'create_timeline',
+    ]);
     expect(new Set(listed.map((row) => row.createdAt)).size).toBe(4);
     const page = await listOperations(db.catalog, { projectId, limit: 2, before: listed[1]!.createdAt });
     expect(page.map((row) => row.id)).toEqual(listed.slice(2).map((row) => row.id));
@@ -111,7 +138,10 @@ describe('order', () => {
         const here = (active.get(operation.branchId!) ?? 0) + 1;
         active.set(operation.branchId!, here);
         expect(here).toBe(1);
-        together = Math.max(together, [...active.values()].reduce((sum, count) => sum + count));
+        together = Math.max(
+          together,
+          [...active.values()].reduce((sum, count) => sum + count),
+        );
         order.push(operation.seq);
         // The first of each branch waits for the first of every other: it would wait for ever if they took turns.
         if (together === branches.length) allAtWork();
@@ -124,7 +154,9 @@ describe('order', () => {
       for (const branch of branches) rows.push(...(await append(queue, [on(branch, ACTIONS[round]!)])));
     }
     const results = await ended(queue, rows);
-    expect(results.every((row) => row.status === 'finished' && row.finishedAt !== null && row.startedAt !== null)).toBe(true);
+    expect(results.every((row) => row.status === 'finished' && row.finishedAt !== null && row.startedAt !== null)).toBe(
+      true,
+    );
     expect(together).toBe(4);
     for (const branch of branches) {
       const mine = rows.filter((row) => row.branchId === branch.branchId).map((row) => row.seq);
@@ -164,7 +196,10 @@ describe('order', () => {
       { run: (operation) => (operation.action === 'create_branch' ? held : Promise.resolve()) },
       { limits: { timelineSlots: 2 } },
     );
-    const copies = await append(queue, branches.slice(0, 5).map((branch) => on(branch, 'create_branch')));
+    const copies = await append(
+      queue,
+      branches.slice(0, 5).map((branch) => on(branch, 'create_branch')),
+    );
     const wake = await append(queue, [on(branches[5]!, 'start_compute')]);
     expect((await ended(queue, wake))[0]!.status).toBe('finished');
     const leased = await db.catalog.query('select 1 from operations where lease_owner is not null');
@@ -187,15 +222,24 @@ describe('failures', () => {
         },
         undo: async (operation) => {
           undone.push(operation.id);
-          return { transition: async (tx) => void (await tx.query(`update endpoints set name = 'undone' where id = $1`, [branch.endpointId])) };
+          return {
+            transition: async (tx) =>
+              void (await tx.query(`update endpoints set name = 'undone' where id = $1`, [branch.endpointId])),
+          };
         },
       },
       { limits: { tries: 4, retryBaseMs: 40, retryMaxMs: 1_000 } },
     );
     const [result] = await ended(queue, await append(queue, [on(branch)]));
-    expect(result).toMatchObject({ status: 'failed', failuresCount: 4, error: 'internal error; the log of Ballast has the details' });
+    expect(result).toMatchObject({
+      status: 'failed',
+      failuresCount: 4,
+      error: 'internal error; the log of Ballast has the details',
+    });
     expect(undone).toEqual([result!.id]);
-    expect(await db.catalog.query('select name from endpoints where id = $1', [branch.endpointId])).toEqual([{ name: 'undone' }]);
+    expect(await db.catalog.query('select name from endpoints where id = $1', [branch.endpointId])).toEqual([
+      { name: 'undone' },
+    ]);
     const pauses = times.slice(1).map((time, index) => time - times[index]!);
     expect(pauses).toHaveLength(3);
     expect(pauses[0]).toBeGreaterThanOrEqual(29);
@@ -269,7 +313,12 @@ describe('deleted things', () => {
     await db.catalog.query('update branches set deleted_at = now() where id = $1', [branch.branchId]);
     const ran: string[] = [];
     const { queue } = await startRunner({ run: async (operation) => void ran.push(operation.action) });
-    const rows = await append(queue, (['start_compute', 'apply_config', 'suspend_compute', 'delete_timeline'] as const).map((action) => on(branch, action)));
+    const rows = await append(
+      queue,
+      (['start_compute', 'apply_config', 'suspend_compute', 'delete_timeline'] as const).map((action) =>
+        on(branch, action),
+      ),
+    );
     expect((await ended(queue, rows)).map((row) => row.status)).toEqual(['skipped', 'skipped', 'finished', 'finished']);
     expect(ran).toEqual(['suspend_compute', 'delete_timeline']);
   });
@@ -313,15 +362,25 @@ describe('crashes', () => {
     const { runner, queue } = await startRunner({
       run: async () => {
         await held;
-        return { transition: async (tx) => void (await tx.query(`update endpoints set name = 'late' where id = $1`, [branch.endpointId])) };
+        return {
+          transition: async (tx) =>
+            void (await tx.query(`update endpoints set name = 'late' where id = $1`, [branch.endpointId])),
+        };
       },
     });
     const [row] = await append(queue, [on(branch)]);
-    await expect.poll(async () => (await db.catalog.query('select 1 from operations where lease_owner is not null')).length).toBe(1);
-    await db.catalog.query(`update operations set lease_owner = 'somebody-else', lease_until = now() + interval '1 hour' where id = $1`, [row!.id]);
+    await expect
+      .poll(async () => (await db.catalog.query('select 1 from operations where lease_owner is not null')).length)
+      .toBe(1);
+    await db.catalog.query(
+      `update operations set lease_owner = 'somebody-else', lease_until = now() + interval '1 hour' where id = $1`,
+      [row!.id],
+    );
     release();
     await expect.poll(() => runner.idle).toBe(true);
-    expect(await db.catalog.query('select name from endpoints where id = $1', [branch.endpointId])).toEqual([{ name: null }]);
+    expect(await db.catalog.query('select name from endpoints where id = $1', [branch.endpointId])).toEqual([
+      { name: null },
+    ]);
     expect((await listOperations(db.catalog, { projectId, limit: 1 }))[0]!.status).toBe('running');
   });
 
@@ -342,14 +401,23 @@ describe('crashes', () => {
       { limits: { leaseMs: 300 } },
     );
     const rows = await append(queue, [on(lost), on(kept)]);
-    await expect.poll(async () => (await db.catalog.query('select 1 from operations where lease_owner is not null')).length).toBe(2);
-    await db.catalog.query(`update operations set lease_owner = 'somebody-else', lease_until = now() + interval '1 hour' where id = $1`, [rows[0]!.id]);
+    await expect
+      .poll(async () => (await db.catalog.query('select 1 from operations where lease_owner is not null')).length)
+      .toBe(2);
+    await db.catalog.query(
+      `update operations set lease_owner = 'somebody-else', lease_until = now() + interval '1 hour' where id = $1`,
+      [rows[0]!.id],
+    );
     expect((await ended(queue, [rows[1]!]))[0]).toMatchObject({ status: 'finished', failuresCount: 0 });
     expect(aborted).toEqual([lost.branchId]);
   });
 
   test('draining waits for what runs, gives back what takes too long, and claims nothing more', async () => {
-    const [quick, slow, waiting] = [await insertBranch(db.catalog, projectId), await insertBranch(db.catalog, projectId), await insertBranch(db.catalog, projectId)];
+    const [quick, slow, waiting] = [
+      await insertBranch(db.catalog, projectId),
+      await insertBranch(db.catalog, projectId),
+      await insertBranch(db.catalog, projectId),
+    ];
     const { runner, queue } = await startRunner({
       run: (operation, signal) =>
         new Promise((resolve, reject) => {
@@ -358,7 +426,9 @@ describe('crashes', () => {
         }),
     });
     const rows = await append(queue, [on(quick), on(slow)]);
-    await expect.poll(async () => (await db.catalog.query('select 1 from operations where lease_owner is not null')).length).toBe(2);
+    await expect
+      .poll(async () => (await db.catalog.query('select 1 from operations where lease_owner is not null')).length)
+      .toBe(2);
     const draining = runner.drain(300);
     rows.push(...(await append(queue, [on(waiting)])));
     await draining;
@@ -376,7 +446,10 @@ describe('crashes', () => {
     const branches = await Promise.all(Array.from({ length: 10 }, () => insertBranch(db.catalog, projectId)));
     const queue = makeQueue();
     const chain = ['create_branch', 'start_compute', 'apply_config'] as const;
-    const rows = await append(queue, branches.flatMap((branch) => chain.map((action) => on(branch, action))));
+    const rows = await append(
+      queue,
+      branches.flatMap((branch) => chain.map((action) => on(branch, action))),
+    );
     await db.catalog.query('create table endings (operation_id uuid primary key)');
     const end = (operation: OperationRow) => ({
       transition: async (tx: Queryable) => void (await tx.query('insert into endings values ($1)', [operation.id])),
@@ -386,8 +459,16 @@ describe('crashes', () => {
       // This process dies at its n-th statement, wherever that is: claiming, reading, committing the end.
       const mortal = mortalCatalog(`mortal-${life}`, 2 + Math.floor(Math.random() * 25));
       const runner = new Runner({
-        catalog: mortal.catalog, queue: createQueue({ catalog: mortal.catalog }), nodeId: NODE, logger,
-        actions: allActions({ run: async (operation) => { ran += 1; return end(operation); } }),
+        catalog: mortal.catalog,
+        queue: createQueue({ catalog: mortal.catalog }),
+        nodeId: NODE,
+        logger,
+        actions: allActions({
+          run: async (operation) => {
+            ran += 1;
+            return end(operation);
+          },
+        }),
       });
       runner.start().catch(() => undefined);
       await mortal.died;
@@ -406,21 +487,35 @@ describe('crashes', () => {
     let dead!: () => void;
     const died = new Promise<void>((resolve) => (dead = resolve)).then(async () => {
       // Waits until they are gone: what they were doing is then either committed or not.
-      await db.catalog.query('select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = $1', [name]);
+      await db.catalog.query(
+        'select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = $1',
+        [name],
+      );
     });
     // One that has nothing left to do is killed as well.
-    setTimeout(() => { left = 0; dead(); }, 1_000);
+    setTimeout(() => {
+      left = 0;
+      dead();
+    }, 1_000);
     const step = async (): Promise<void> => {
       left -= 1;
       if (left === 0) dead();
       if (left <= 0) await new Promise(() => undefined);
     };
     const catalog = {
-      query: async (...args: Parameters<CatalogDatabase['query']>) => { await step(); return real.query(...args); },
+      query: async (...args: Parameters<CatalogDatabase['query']>) => {
+        await step();
+        return real.query(...args);
+      },
       transaction: async <T>(work: (tx: Queryable) => Promise<T>) => {
         await step();
         return real.transaction(async (tx) => {
-          const result = await work({ query: async (text, values, statement) => { await step(); return tx.query(text, values, statement); } });
+          const result = await work({
+            query: async (text, values, statement) => {
+              await step();
+              return tx.query(text, values, statement);
+            },
+          });
           await step();
           return result;
         });
@@ -438,19 +533,24 @@ describe('many', () => {
     const { queue } = await startRunner({
       run: async (operation) => {
         seen.set(operation.branchId!, [...(seen.get(operation.branchId!) ?? []), operation.seq]);
-        return { transition: async (tx) => void (await tx.query('update endpoints set updated_at = now() where branch_id = $1', [operation.branchId])) };
+        return {
+          transition: async (tx) =>
+            void (await tx.query('update endpoints set updated_at = now() where branch_id = $1', [operation.branchId])),
+        };
       },
     });
     const requests = Array.from({ length: 200 }, (_one, index) =>
-      db.catalog.transaction(async (tx) => {
-        const branch = branches[index % 50]!;
-        await tx.query('select 1 from projects where id = $1 for no key update', [projectId]);
-        await tx.query(`update endpoints set pending_state = 'active' where id = $1`, [branch.endpointId]);
-        return queue.append(tx, [on(branch, 'start_compute'), on(branch, 'suspend_compute')]);
-      }).then((rows) => {
-        queue.poke();
-        return rows;
-      }),
+      db.catalog
+        .transaction(async (tx) => {
+          const branch = branches[index % 50]!;
+          await tx.query('select 1 from projects where id = $1 for no key update', [projectId]);
+          await tx.query(`update endpoints set pending_state = 'active' where id = $1`, [branch.endpointId]);
+          return queue.append(tx, [on(branch, 'start_compute'), on(branch, 'suspend_compute')]);
+        })
+        .then((rows) => {
+          queue.poke();
+          return rows;
+        }),
     );
     const rows = (await Promise.all(requests)).flat();
     const results = await ended(queue, rows);
@@ -473,9 +573,17 @@ describe('many', () => {
     const queue = makeQueue();
     await append(queue, [on(branch)]);
     const [read] = await db.catalog.transaction(async (tx) => {
-      const claimed = await claimOperations(tx, { owner: 'x', leaseMs: 1_000, nodeId: NODE, actions: ACTIONS, limit: 10 });
+      const claimed = await claimOperations(tx, {
+        owner: 'x',
+        leaseMs: 1_000,
+        nodeId: NODE,
+        actions: ACTIONS,
+        limit: 10,
+      });
       expect(claimed).toHaveLength(1);
-      return tx.query<{ rows: number }>(`select seq_tup_read + idx_tup_fetch as rows from pg_stat_xact_user_tables where relname = 'operations'`);
+      return tx.query<{ rows: number }>(
+        `select seq_tup_read + idx_tup_fetch as rows from pg_stat_xact_user_tables where relname = 'operations'`,
+      );
     });
     expect(read!.rows).toBeLessThan(50);
   });
@@ -496,7 +604,9 @@ describe('many', () => {
     const elsewhere = makeQueue();
     const begunMs = performance.now();
     const [row] = await append(elsewhere, [on(branch)]);
-    await expect.poll(async () => hasEnded((await listOperations(db.catalog, { projectId, limit: 1 }))[0]!), { interval: 5 }).toBe(true);
+    await expect
+      .poll(async () => hasEnded((await listOperations(db.catalog, { projectId, limit: 1 }))[0]!), { interval: 5 })
+      .toBe(true);
     expect(performance.now() - begunMs).toBeLessThan(500);
     expect((await elsewhere.ended(row!.id, AbortSignal.timeout(3_000))).status).toBe('finished');
   });
@@ -513,6 +623,8 @@ describe('ended', () => {
     const [next] = await db.catalog.transaction((tx) => elsewhere.append(tx, [on(branch)]));
     const waiting = elsewhere.ended(next!.id, AbortSignal.timeout(5_000));
     expect((await waiting).status).toBe('finished');
-    await expect(elsewhere.ended('00000000-0000-4000-8000-000000000000', AbortSignal.timeout(50))).rejects.toThrow(/timeout/i);
+    await expect(elsewhere.ended('00000000-0000-4000-8000-000000000000', AbortSignal.timeout(50))).rejects.toThrow(
+      /timeout/i,
+    );
   });
 });

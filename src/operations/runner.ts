@@ -95,7 +95,11 @@ export class Runner {
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
     this.#owner = `${options.nodeId}/${newUuid()}`;
     this.#lanes = [
-      lane(['start_compute', 'suspend_compute', 'apply_config', 'sync_dbs_and_roles_from_compute'], this.#limits.computeSlots, false),
+      lane(
+        ['start_compute', 'suspend_compute', 'apply_config', 'sync_dbs_and_roles_from_compute'],
+        this.#limits.computeSlots,
+        false,
+      ),
       lane(['create_timeline', 'create_branch', 'delete_timeline'], this.#limits.timelineSlots, true),
     ];
   }
@@ -180,7 +184,9 @@ export class Runner {
     one.active += 1;
     const abort = new AbortController();
     const done = this.#work(operation, abort.signal)
-      .catch((error: unknown) => this.#options.logger.error({ err: error, operation: operation.id }, 'an operation was left to the next runner'))
+      .catch((error: unknown) =>
+        this.#options.logger.error({ err: error, operation: operation.id }, 'an operation was left to the next runner'),
+      )
       .finally(() => {
         one.active -= 1;
         this.#running.delete(operation.id);
@@ -191,7 +197,12 @@ export class Runner {
 
   async #work(operation: ClaimedOperation, signal: AbortSignal): Promise<void> {
     const { actions, logger } = this.#options;
-    const log = logger.child({ operation: operation.id, action: operation.action, branch: operation.branchId, endpoint: operation.endpointId });
+    const log = logger.child({
+      operation: operation.id,
+      action: operation.action,
+      branch: operation.branchId,
+      endpoint: operation.endpointId,
+    });
     if (isObsolete(operation)) return this.#end(operation, { skip: true }, 'skipped', null, signal);
     const begunMs = performance.now();
     try {
@@ -212,7 +223,10 @@ export class Runner {
     log.warn({ err: error, internal, failures }, 'operation failed');
     if (!final && failures < this.#limits.tries) {
       const delayMs = this.#retryDelayMs(failures);
-      await this.#persist(() => retryOperation(this.#options.catalog, { id: operation.id, owner: this.#owner, error: text, delayMs }), signal);
+      await this.#persist(
+        () => retryOperation(this.#options.catalog, { id: operation.id, owner: this.#owner, error: text, delayMs }),
+        signal,
+      );
       setTimeout(() => this.#fill(), delayMs + 1).unref();
       return;
     }
@@ -231,17 +245,26 @@ export class Runner {
     return Math.round(fullMs * (1 - Math.random() / 4));
   }
 
-  async #end(operation: OperationRow, outcome: Outcome, status: OperationStatus, error: string | null, signal: AbortSignal): Promise<void> {
+  async #end(
+    operation: OperationRow,
+    outcome: Outcome,
+    status: OperationStatus,
+    error: string | null,
+    signal: AbortSignal,
+  ): Promise<void> {
     const { durable } = this.#lanes.find((one) => one.actions.includes(operation.action))!;
     const end = { id: operation.id, owner: this.#owner, status, error, failed: status === 'failed' };
     const row = await this.#persist(
       () =>
-        this.#options.catalog.transaction(async (tx) => {
-          await outcome?.transition?.(tx);
-          const ended = await endOperation(tx, end);
-          if (!ended) throw new LostLease();
-          return ended;
-        }, { durable }),
+        this.#options.catalog.transaction(
+          async (tx) => {
+            await outcome?.transition?.(tx);
+            const ended = await endOperation(tx, end);
+            if (!ended) throw new LostLease();
+            return ended;
+          },
+          { durable },
+        ),
       signal,
     );
     if (!row) return;

@@ -82,7 +82,13 @@ export async function startServer(options: ServerOptions): Promise<ServerProcess
 function spawnServer(options: ServerOptions) {
   const log = openSync(options.logFile, 'a', 0o600);
   try {
-    const command = [...(options.launcher ?? []), options.installation.postgres, '-D', options.dataDirectory, ...options.args];
+    const command = [
+      ...(options.launcher ?? []),
+      options.installation.postgres,
+      '-D',
+      options.dataDirectory,
+      ...options.args,
+    ];
     return spawn(command[0]!, command.slice(1), {
       cwd: options.dataDirectory,
       env: { ...options.installation.env, LC_ALL: 'C', TZ: 'UTC' },

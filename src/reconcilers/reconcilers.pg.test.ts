@@ -39,7 +39,13 @@ afterEach(async () => {
 });
 
 const parts = () => ({
-  catalog: db.catalog, queue, supervisor: engine.supervisor, storage: engine.storage, nodeId: TEST_NODE, logger, syncedFingerprints,
+  catalog: db.catalog,
+  queue,
+  supervisor: engine.supervisor,
+  storage: engine.storage,
+  nodeId: TEST_NODE,
+  logger,
+  syncedFingerprints,
   activity: (endpointId: string) => engine.supervisor.activity(endpointId),
 });
 
@@ -52,8 +58,13 @@ async function activeBranch(options: { suspendTimeoutSeconds?: number } = {}): P
   return branch;
 }
 
-const stateOf = async (branch: TestBranch) => (await db.catalog.query('select current_state, pending_state from endpoints where id = $1', [branch.endpointId]))[0];
-const operationsOf = (branch: TestBranch) => db.catalog.query<{ action: string; status: string; payload: unknown }>('select action, status, payload from operations where branch_id = $1 order by seq', [branch.branchId]);
+const stateOf = async (branch: TestBranch) =>
+  (await db.catalog.query('select current_state, pending_state from endpoints where id = $1', [branch.endpointId]))[0];
+const operationsOf = (branch: TestBranch) =>
+  db.catalog.query<{ action: string; status: string; payload: unknown }>(
+    'select action, status, payload from operations where branch_id = $1 order by seq',
+    [branch.branchId],
+  );
 const IDLE = { currentState: 'idle', pendingState: null };
 const ACTIVE = { currentState: 'active', pendingState: null };
 
@@ -62,8 +73,11 @@ describe('suspend-idle', () => {
 
   test('suspends what was idle for its own timeout, and nothing else', async () => {
     const [short, fresh, byDefault, never, busy] = [
-      await activeBranch({ suspendTimeoutSeconds: 60 }), await activeBranch({ suspendTimeoutSeconds: 60 }), await activeBranch(),
-      await activeBranch({ suspendTimeoutSeconds: -1 }), await activeBranch({ suspendTimeoutSeconds: 60 }),
+      await activeBranch({ suspendTimeoutSeconds: 60 }),
+      await activeBranch({ suspendTimeoutSeconds: 60 }),
+      await activeBranch(),
+      await activeBranch({ suspendTimeoutSeconds: -1 }),
+      await activeBranch({ suspendTimeoutSeconds: 60 }),
     ];
     engine.activities.set(short.endpointId, { idleMs: 61_000 });
     engine.activities.set(fresh.endpointId, { idleMs: 59_000 });
@@ -73,8 +87,11 @@ describe('suspend-idle', () => {
     await runner.start();
     await reconciler().run();
     for (const branch of [short, byDefault]) await expect.poll(() => stateOf(branch)).toEqual(IDLE);
-    for (const branch of [fresh, never, busy]) expect([await stateOf(branch), await operationsOf(branch)]).toEqual([ACTIVE, []]);
-    expect(await operationsOf(short)).toEqual([{ action: 'suspend_compute', status: 'finished', payload: { idleOnly: true } }]);
+    for (const branch of [fresh, never, busy])
+      expect([await stateOf(branch), await operationsOf(branch)]).toEqual([ACTIVE, []]);
+    expect(await operationsOf(short)).toEqual([
+      { action: 'suspend_compute', status: 'finished', payload: { idleOnly: true } },
+    ]);
   });
 
   test('appends one suspend however often it looks, and none beside other work', async () => {
@@ -92,7 +109,10 @@ describe('suspend-idle', () => {
     const branch = await activeBranch();
     engine.activities.set(branch.endpointId, { idleMs: 30_000 });
     await reconciler().run();
-    const [row] = await db.catalog.query<{ seconds: number }>('select extract(epoch from now() - last_active) as seconds from endpoints where id = $1', [branch.endpointId]);
+    const [row] = await db.catalog.query<{ seconds: number }>(
+      'select extract(epoch from now() - last_active) as seconds from endpoints where id = $1',
+      [branch.endpointId],
+    );
     expect(row!.seconds).toBeGreaterThan(29);
     expect(row!.seconds).toBeLessThan(60);
   });
@@ -101,11 +121,18 @@ describe('suspend-idle', () => {
 describe('follow-roles', () => {
   test('what SQL made reaches the rows; what is the same makes no operation', async () => {
     const branch = await activeBranch();
-    engine.facts.set(branch.branchId, { roles: [{ name: 'by_sql', verifier: 'v', canLogin: true }], databases: [{ name: 'sqldb', owner: 'by_sql' }] });
+    engine.facts.set(branch.branchId, {
+      roles: [{ name: 'by_sql', verifier: 'v', canLogin: true }],
+      databases: [{ name: 'sqldb', owner: 'by_sql' }],
+    });
     await runner.start();
     const one = followRoles(parts());
     await one.run();
-    const rows = () => db.catalog.query('select r.name, d.name as database from roles r join databases d using (branch_id) where branch_id = $1', [branch.branchId]);
+    const rows = () =>
+      db.catalog.query(
+        'select r.name, d.name as database from roles r join databases d using (branch_id) where branch_id = $1',
+        [branch.branchId],
+      );
     await expect.poll(rows).toEqual([{ name: 'by_sql', database: 'sqldb' }]);
     await expect.poll(async () => (await operationsOf(branch)).map((row) => row.status)).toEqual(['finished']);
     syncedFingerprints.clear();
@@ -123,7 +150,9 @@ describe('follow-roles', () => {
     expect(await one.check(branch.endpointId, AbortSignal.timeout(5_000))).toBe(false);
     engine.facts.set(branch.branchId, { roles: [{ name: 'by_sql', verifier: 'v', canLogin: true }], databases: [] });
     expect(await one.check(branch.endpointId, AbortSignal.timeout(5_000))).toBe(true);
-    expect(await db.catalog.query('select name from roles where branch_id = $1', [branch.branchId])).toEqual([{ name: 'by_sql' }]);
+    expect(await db.catalog.query('select name from roles where branch_id = $1', [branch.branchId])).toEqual([
+      { name: 'by_sql' },
+    ]);
   });
 
   test('check waits for a sync that somebody else began', async () => {
@@ -158,7 +187,12 @@ describe('follow-roles', () => {
 
 describe('recover', () => {
   test('at start: computes that are gone are idle, those that nobody wants are stopped, those that run stay', async () => {
-    const [gone, unwanted, deleted, fine] = [await activeBranch(), await activeBranch(), await activeBranch(), await activeBranch()];
+    const [gone, unwanted, deleted, fine] = [
+      await activeBranch(),
+      await activeBranch(),
+      await activeBranch(),
+      await activeBranch(),
+    ];
     engine.computes.delete(gone.endpointId);
     await db.catalog.query(`update endpoints set current_state = 'idle' where id = $1`, [unwanted.endpointId]);
     await db.catalog.query('update endpoints set deleted_at = now() where id = $1', [deleted.endpointId]);
@@ -172,9 +206,16 @@ describe('recover', () => {
   test('what an unfinished operation will see to is left to it', async () => {
     const [starting, stopping] = [await activeBranch(), await activeBranch()];
     engine.computes.delete(starting.endpointId);
-    await db.catalog.query(`update endpoints set current_state = 'idle', pending_state = 'active' where id = $1`, [starting.endpointId]);
+    await db.catalog.query(`update endpoints set current_state = 'idle', pending_state = 'active' where id = $1`, [
+      starting.endpointId,
+    ]);
     await db.catalog.query(`update endpoints set current_state = 'idle' where id = $1`, [stopping.endpointId]);
-    await db.catalog.transaction((tx) => queue.append(tx, [{ ...starting, action: 'start_compute' }, { ...stopping, action: 'suspend_compute' }]));
+    await db.catalog.transaction((tx) =>
+      queue.append(tx, [
+        { ...starting, action: 'start_compute' },
+        { ...stopping, action: 'suspend_compute' },
+      ]),
+    );
     await createRecover(parts()).atStart();
     expect(await stateOf(starting)).toEqual({ currentState: 'idle', pendingState: 'active' });
     expect(engine.computes.has(stopping.endpointId)).toBe(true);
@@ -197,7 +238,9 @@ describe('recover', () => {
     const [running, sleeping] = [await activeBranch(), await activeBranch()];
     engine.computes.delete(sleeping.endpointId);
     await db.catalog.query(`update endpoints set pending_state = 'idle' where id = $1`, [running.endpointId]);
-    await db.catalog.query(`update endpoints set current_state = 'init', pending_state = 'active' where id = $1`, [sleeping.endpointId]);
+    await db.catalog.query(`update endpoints set current_state = 'init', pending_state = 'active' where id = $1`, [
+      sleeping.endpointId,
+    ]);
     await createRecover(parts()).computes.run();
     expect([await stateOf(running), await stateOf(sleeping)]).toEqual([ACTIVE, IDLE]);
   });
@@ -255,23 +298,31 @@ describe('measure-sizes', () => {
   test('writes down the size of branches that run', async () => {
     const branch = await activeBranch();
     await measureSizes(parts()).run();
-    expect(await db.catalog.query('select logical_size_bytes from branches where id = $1', [branch.branchId])).toEqual([{ logicalSizeBytes: 30_000_000 }]);
+    expect(await db.catalog.query('select logical_size_bytes from branches where id = $1', [branch.branchId])).toEqual([
+      { logicalSizeBytes: 30_000_000 },
+    ]);
   });
 });
 
 test('a reconciler never overlaps itself, survives its failures, and is waited for when it stops', async () => {
   let [active, runs] = [0, 0];
-  const handle = startReconcilers([{
-    name: 'test', everyMs: 1,
-    run: async () => {
-      active += 1;
-      runs += 1;
-      expect(active).toBe(1);
-      await new Promise((resolve) => setTimeout(resolve, 5));
-      active -= 1;
-      if (runs % 2 === 0) throw new Error('every other time');
-    },
-  }], logger);
+  const handle = startReconcilers(
+    [
+      {
+        name: 'test',
+        everyMs: 1,
+        run: async () => {
+          active += 1;
+          runs += 1;
+          expect(active).toBe(1);
+          await new Promise((resolve) => setTimeout(resolve, 5));
+          active -= 1;
+          if (runs % 2 === 0) throw new Error('every other time');
+        },
+      },
+    ],
+    logger,
+  );
   await expect.poll(() => runs).toBeGreaterThan(4);
   await handle.stop();
   const at = runs;

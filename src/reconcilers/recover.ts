@@ -7,7 +7,14 @@
  */
 import type { CatalogDatabase } from '../catalog/database.ts';
 import { pruneOperations } from '../catalog/operations.ts';
-import { deletedBranches, endpointFound, endpointLost, endpointsAwake, endpointsByIds, knownBranches } from '../catalog/reconciling.ts';
+import {
+  deletedBranches,
+  endpointFound,
+  endpointLost,
+  endpointsAwake,
+  endpointsByIds,
+  knownBranches,
+} from '../catalog/reconciling.ts';
 import type { Supervisor } from '../compute/types.ts';
 import type { Logger } from '../lib/log.ts';
 import type { OperationQueue } from '../operations/types.ts';
@@ -41,7 +48,10 @@ export function createRecover(options: RecoverOptions): Recover {
 
   const compareTimelines = async (): Promise<void> => {
     const { timelines } = await storage.listTimelines();
-    await removeDeleted(options, timelines.map((timeline) => timeline.branchId));
+    await removeDeleted(
+      options,
+      timelines.map((timeline) => timeline.branchId),
+    );
     await pruneOperations(catalog, PRUNE_AFTER_DAYS);
   };
 
@@ -55,7 +65,11 @@ export function createRecover(options: RecoverOptions): Recover {
       const branchIds = timelines.map((timeline) => timeline.branchId);
       const known = new Set(await knownBranches(catalog, branchIds));
       const strangers = branchIds.filter((id) => !known.has(id));
-      if (strangers.length > 0) logger.warn({ branches: strangers.slice(0, 20), count: strangers.length }, 'the pool holds branches that the catalog does not know; they are kept');
+      if (strangers.length > 0)
+        logger.warn(
+          { branches: strangers.slice(0, 20), count: strangers.length },
+          'the pool holds branches that the catalog does not know; they are kept',
+        );
       await removeDeleted(options, branchIds);
       await settleRows(options);
       for (const endpointId of await unwanted(options)) await options.supervisor.suspend(endpointId);
@@ -89,7 +103,8 @@ async function settleRows({ catalog, nodeId, supervisor, logger }: RecoverOption
     const runs = supervisor.address(endpoint.id) !== undefined;
     if (runs && endpoint.currentState === 'active' && endpoint.pendingState === null) continue;
     if (runs) await endpointFound(catalog, endpoint.id);
-    else if (await endpointLost(catalog, endpoint.id)) logger.info({ endpoint: endpoint.id }, 'a compute was not running any more; its endpoint is idle');
+    else if (await endpointLost(catalog, endpoint.id))
+      logger.info({ endpoint: endpoint.id }, 'a compute was not running any more; its endpoint is idle');
   }
 }
 

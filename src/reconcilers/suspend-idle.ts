@@ -31,14 +31,20 @@ export function suspendIdle(options: SuspendIdleOptions): Reconciler {
       const seen = await Promise.all(supervisor.running().map((endpointId) => activity(endpointId)));
       const activities = new Map(seen.flatMap((one) => (one ? [[one.endpointId, one] as const] : [])));
       const idle = [...activities.values()].filter((one) => !one.busy && one.idleMs >= SHORTEST_MS);
-      const endpoints = await endpointsByIds(catalog, idle.map((one) => one.endpointId));
+      const endpoints = await endpointsByIds(
+        catalog,
+        idle.map((one) => one.endpointId),
+      );
       for (const endpoint of endpoints) {
         const timeoutMs = suspendTimeoutMs(endpoint, options.defaultSuspendTimeoutSeconds);
         if (activities.get(endpoint.id)!.idleMs >= timeoutMs) await suspend(catalog, queue, endpoint);
       }
       if (performance.now() - recordedAtMs >= RECORD_EVERY_MS) {
         recordedAtMs = performance.now();
-        await recordActivity(catalog, [...activities.values()].map(({ endpointId, idleMs, busy }) => ({ endpointId, idleMs: busy ? 0 : idleMs })));
+        await recordActivity(
+          catalog,
+          [...activities.values()].map(({ endpointId, idleMs, busy }) => ({ endpointId, idleMs: busy ? 0 : idleMs })),
+        );
       }
     },
   };

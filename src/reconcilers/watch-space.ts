@@ -34,7 +34,10 @@ export function watchSpace(options: WatchSpaceOptions): WatchSpace {
     run: async () => {
       const status = await options.storage.poolStatus();
       if (watermark !== undefined && watermark !== status.watermark) {
-        options.logger.warn({ watermark: status.watermark, freeBytes: status.freeBytes, totalBytes: status.totalBytes }, 'free space of the pool');
+        options.logger.warn(
+          { watermark: status.watermark, freeBytes: status.freeBytes, totalBytes: status.totalBytes },
+          'free space of the pool',
+        );
       }
       watermark = status.watermark;
       if (watermark !== 'full') return;

@@ -164,7 +164,9 @@ async function findInstallation(): Promise<PostgresInstallation> {
       // Not there, not for this machine, or below a directory that `owner` cannot enter.
     }
   }
-  throw new Error('the tests need PostgreSQL: neither the bundled binaries nor an installation of the system can be run');
+  throw new Error(
+    'the tests need PostgreSQL: neither the bundled binaries nor an installation of the system can be run',
+  );
 }
 
 async function systemDirectories(): Promise<string[]> {
@@ -184,7 +186,12 @@ async function withLock<T>(work: () => Promise<T>): Promise<T> {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
     }
     const holder = Number(await readFile(pidFile, 'utf8').catch(() => '0'));
-    const age = Date.now() - (await stat(LOCK).then((s) => s.mtimeMs, () => Date.now()));
+    const age =
+      Date.now() -
+      (await stat(LOCK).then(
+        (s) => s.mtimeMs,
+        () => Date.now(),
+      ));
     if (holder ? !isAlive(holder) : age > 5_000) await rm(LOCK, { recursive: true, force: true });
     else await sleep(20);
   }

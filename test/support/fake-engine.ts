@@ -2,7 +2,13 @@
  * An engine without Postgres: storage and supervisor as their types promise, in memory, with a log of calls and faults
  * on demand.
  */
-import type { ComputeActivity, ComputeChange, ComputeSpec, RolesAndDatabases, Supervisor } from '../../src/compute/types.ts';
+import type {
+  ComputeActivity,
+  ComputeChange,
+  ComputeSpec,
+  RolesAndDatabases,
+  Supervisor,
+} from '../../src/compute/types.ts';
 import { AppError } from '../../src/lib/errors.ts';
 import type { PoolStatus, Storage, TimelineRecord, TimelineRef } from '../../src/storage/types.ts';
 
@@ -27,7 +33,12 @@ export interface FakeEngine {
 export function createFakeEngine(): FakeEngine {
   const exitListeners: ((endpointId: string) => void)[] = [];
   const engine: FakeEngine = {
-    calls: [], timelines: new Map(), computes: new Map(), facts: new Map(), activities: new Map(), garbage: [],
+    calls: [],
+    timelines: new Map(),
+    computes: new Map(),
+    facts: new Map(),
+    activities: new Map(),
+    garbage: [],
     pool: { path: '/pool', cloneMode: 'reflink', fileSystem: 'xfs', totalBytes: 1e9, freeBytes: 9e8, watermark: 'ok' },
     fault: () => undefined,
     kill: (endpointId) => {
@@ -53,8 +64,18 @@ function createStorage(engine: FakeEngine, call: Call): Storage {
     const existing = engine.timelines.get(spec.branchId);
     if (existing) return existing;
     const made = {
-      projectId: spec.projectId, branchId: spec.branchId, formatVersion: 1, pgVersion: 17, systemIdentifier: '1', parentBranchId: null,
-      branchLsn: null, branchTimestamp: null, recovery: 'none', suspectSubscriptions: false, createdAt: new Date().toISOString(), ...record,
+      projectId: spec.projectId,
+      branchId: spec.branchId,
+      formatVersion: 1,
+      pgVersion: 17,
+      systemIdentifier: '1',
+      parentBranchId: null,
+      branchLsn: null,
+      branchTimestamp: null,
+      recovery: 'none',
+      suspectSubscriptions: false,
+      createdAt: new Date().toISOString(),
+      ...record,
     } as TimelineRecord;
     engine.timelines.set(spec.branchId, made);
     return made;
@@ -67,7 +88,12 @@ function createStorage(engine: FakeEngine, call: Call): Storage {
     createChildTimeline: async (spec) => {
       await call(`createChild ${spec.branchId}`);
       if (!engine.timelines.has(spec.parentBranchId)) throw new AppError('not_found', 'the parent has no data');
-      return create(spec, { parentBranchId: spec.parentBranchId, branchLsn: '0/1964258', branchTimestamp: '2026-01-16T20:53:56.123456Z', recovery: 'promote' });
+      return create(spec, {
+        parentBranchId: spec.parentBranchId,
+        branchLsn: '0/1964258',
+        branchTimestamp: '2026-01-16T20:53:56.123456Z',
+        recovery: 'promote',
+      });
     },
     deleteTimeline: async (timeline) => {
       await call(`delete ${timeline.branchId}`);
@@ -104,7 +130,8 @@ function createSupervisor(engine: FakeEngine, call: Call, exitListeners: ((endpo
   };
   /** When an operation or a client last used a compute; as the real one, a change counts. */
   const usedAtMs = new Map<string, number>();
-  const address = (endpointId: string) => (engine.computes.has(endpointId) ? { socketDirectory: `/sockets/${endpointId}`, port: 5432 } : undefined);
+  const address = (endpointId: string) =>
+    engine.computes.has(endpointId) ? { socketDirectory: `/sockets/${endpointId}`, port: 5432 } : undefined;
   return {
     start: async (spec, changes) => {
       await call(`start ${spec.endpointId}`);
@@ -127,7 +154,13 @@ function createSupervisor(engine: FakeEngine, call: Call, exitListeners: ((endpo
     address,
     activity: async (endpointId) =>
       engine.computes.has(endpointId)
-        ? { endpointId, busy: false, idleMs: Math.round(performance.now() - (usedAtMs.get(endpointId) ?? 0)), fingerprint: JSON.stringify(factsOf(endpointId)), ...engine.activities.get(endpointId) }
+        ? {
+            endpointId,
+            busy: false,
+            idleMs: Math.round(performance.now() - (usedAtMs.get(endpointId) ?? 0)),
+            fingerprint: JSON.stringify(factsOf(endpointId)),
+            ...engine.activities.get(endpointId),
+          }
         : undefined,
     noteConnections: () => undefined,
     running: () => [...engine.computes.keys()],
@@ -138,9 +171,13 @@ function createSupervisor(engine: FakeEngine, call: Call, exitListeners: ((endpo
 }
 
 /** As Postgres would, and as idempotent as the real one. */
-function applyChange(facts: { roles: RolesAndDatabases['roles']; databases: RolesAndDatabases['databases'] }, change: ComputeChange): void {
+function applyChange(
+  facts: { roles: RolesAndDatabases['roles']; databases: RolesAndDatabases['databases'] },
+  change: ComputeChange,
+): void {
   const { roles, databases } = facts;
-  const drop = (list: { name: string }[], name: string) => list.splice(0, list.length, ...list.filter((one) => one.name !== name));
+  const drop = (list: { name: string }[], name: string) =>
+    list.splice(0, list.length, ...list.filter((one) => one.name !== name));
   switch (change.kind) {
     case 'create_role':
       drop(roles, change.name);
@@ -153,8 +190,10 @@ function applyChange(facts: { roles: RolesAndDatabases['roles']; databases: Role
       drop(roles, change.name);
       break;
     case 'create_database':
-      if (!roles.some((role) => role.name === change.owner)) throw new AppError('unprocessable', `role "${change.owner}" does not exist`);
-      if (!databases.some((database) => database.name === change.name)) databases.push({ name: change.name, owner: change.owner });
+      if (!roles.some((role) => role.name === change.owner))
+        throw new AppError('unprocessable', `role "${change.owner}" does not exist`);
+      if (!databases.some((database) => database.name === change.name))
+        databases.push({ name: change.name, owner: change.owner });
       break;
     case 'alter_database': {
       const database = databases.find((one) => one.name === change.name || one.name === change.newName);

@@ -47,7 +47,15 @@ export function makeTestOperations(options: {
     logger,
   });
   const limits = { tries: 3, retryBaseMs: 2, retryMaxMs: 5 };
-  const runner = new Runner({ catalog, queue, actions, nodeId: TEST_NODE, logger, limits, ...(onEnded && { onEnded }) });
+  const runner = new Runner({
+    catalog,
+    queue,
+    actions,
+    nodeId: TEST_NODE,
+    logger,
+    limits,
+    ...(onEnded && { onEnded }),
+  });
   return {
     queue,
     runner,

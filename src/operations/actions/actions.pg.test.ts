@@ -29,7 +29,12 @@ beforeEach(async () => {
 afterEach(() => operations.stop());
 
 async function perform(branch: TestBranch, actions: readonly OperationAction[], payload = {}): Promise<OperationRow[]> {
-  const rows = await db.catalog.transaction((tx) => queue.append(tx, actions.map((action) => ({ ...branch, action, payload }))));
+  const rows = await db.catalog.transaction((tx) =>
+    queue.append(
+      tx,
+      actions.map((action) => ({ ...branch, action, payload })),
+    ),
+  );
   queue.poke();
   return Promise.all(rows.map((row) => queue.ended(row.id, AbortSignal.timeout(10_000))));
 }
@@ -38,26 +43,48 @@ async function perform(branch: TestBranch, actions: readonly OperationAction[], 
 async function readyBranch(options: { running?: boolean } = {}): Promise<TestBranch> {
   const branch = await insertBranch(db.catalog, projectId, { branchState: 'init', endpointState: 'init' });
   await perform(branch, options.running ? ['create_timeline', 'start_compute'] : ['create_timeline']);
-  if (!options.running) await db.catalog.query(`update endpoints set current_state = 'idle' where id = $1`, [branch.endpointId]);
+  if (!options.running)
+    await db.catalog.query(`update endpoints set current_state = 'idle' where id = $1`, [branch.endpointId]);
   return branch;
 }
 
-const branchRow = async (branch: TestBranch) => (await db.catalog.query<Record<string, unknown>>('select * from branches where id = $1', [branch.branchId]))[0]!;
-const endpointRow = async (branch: TestBranch) => (await db.catalog.query<Record<string, unknown>>('select * from endpoints where id = $1', [branch.endpointId]))[0]!;
-const roleRows = (branch: TestBranch) => db.catalog.query('select name, state, verifier, no_login from roles where branch_id = $1 order by name', [branch.branchId]);
-const databaseRows = (branch: TestBranch) => db.catalog.query('select name, owner_name, state, applied_name from databases where branch_id = $1 order by name', [branch.branchId]);
+const branchRow = async (branch: TestBranch) =>
+  (await db.catalog.query<Record<string, unknown>>('select * from branches where id = $1', [branch.branchId]))[0]!;
+const endpointRow = async (branch: TestBranch) =>
+  (await db.catalog.query<Record<string, unknown>>('select * from endpoints where id = $1', [branch.endpointId]))[0]!;
+const roleRows = (branch: TestBranch) =>
+  db.catalog.query('select name, state, verifier, no_login from roles where branch_id = $1 order by name', [
+    branch.branchId,
+  ]);
+const databaseRows = (branch: TestBranch) =>
+  db.catalog.query('select name, owner_name, state, applied_name from databases where branch_id = $1 order by name', [
+    branch.branchId,
+  ]);
 const statuses = (rows: OperationRow[]) => rows.map((row) => row.status);
 
-async function addRole(branch: TestBranch, name: string, state: string, verifier: string | null = VERIFIER): Promise<void> {
-  await db.catalog.query('insert into roles (project_id, branch_id, name, state, verifier, sealed_password) values ($1, $2, $3, $4, $5, $6)', [
-    branch.projectId, branch.branchId, name, state, verifier, Buffer.from('sealed'),
-  ]);
+async function addRole(
+  branch: TestBranch,
+  name: string,
+  state: string,
+  verifier: string | null = VERIFIER,
+): Promise<void> {
+  await db.catalog.query(
+    'insert into roles (project_id, branch_id, name, state, verifier, sealed_password) values ($1, $2, $3, $4, $5, $6)',
+    [branch.projectId, branch.branchId, name, state, verifier, Buffer.from('sealed')],
+  );
 }
 
-async function addDatabase(branch: TestBranch, name: string, owner: string, state: string, appliedName: string | null = null): Promise<void> {
-  await db.catalog.query('insert into databases (project_id, branch_id, name, owner_name, state, applied_name) values ($1, $2, $3, $4, $5, $6)', [
-    branch.projectId, branch.branchId, name, owner, state, appliedName,
-  ]);
+async function addDatabase(
+  branch: TestBranch,
+  name: string,
+  owner: string,
+  state: string,
+  appliedName: string | null = null,
+): Promise<void> {
+  await db.catalog.query(
+    'insert into databases (project_id, branch_id, name, owner_name, state, applied_name) values ($1, $2, $3, $4, $5, $6)',
+    [branch.projectId, branch.branchId, name, owner, state, appliedName],
+  );
 }
 
 describe('create', () => {
@@ -72,14 +99,25 @@ describe('create', () => {
     expect(endpoint).toMatchObject({ currentState: 'active', pendingState: null, suspendedAt: null });
     expect(endpoint['startedAt']).not.toBeNull();
     expect(engine.facts.get(branch.branchId)).toEqual({
-      roles: [{ name: 'owner', verifier: VERIFIER, canLogin: true }], databases: [{ name: 'neondb', owner: 'owner' }],
+      roles: [{ name: 'owner', verifier: VERIFIER, canLogin: true }],
+      databases: [{ name: 'neondb', owner: 'owner' }],
     });
     expect(await roleRows(branch)).toEqual([{ name: 'owner', state: 'ready', verifier: VERIFIER, noLogin: false }]);
-    expect(await databaseRows(branch)).toEqual([{ name: 'neondb', ownerName: 'owner', state: 'ready', appliedName: null }]);
-    const [project] = await db.catalog.query<{ number: number; computeLastActiveAt: string | null }>('select number, compute_last_active_at from projects where id = $1', [projectId]);
+    expect(await databaseRows(branch)).toEqual([
+      { name: 'neondb', ownerName: 'owner', state: 'ready', appliedName: null },
+    ]);
+    const [project] = await db.catalog.query<{ number: number; computeLastActiveAt: string | null }>(
+      'select number, compute_last_active_at from projects where id = $1',
+      [projectId],
+    );
     expect(project!.computeLastActiveAt).not.toBeNull();
     expect(engine.computes.get(branch.endpointId)).toMatchObject({
-      owner: { uid: 700_000 + project!.number }, pgVersion: 17, minCu: 0.25, pgSettings: {}, preloadLibraries: ['pg_stat_statements'], logicalReplication: false,
+      owner: { uid: 700_000 + project!.number },
+      pgVersion: 17,
+      minCu: 0.25,
+      pgSettings: {},
+      preloadLibraries: ['pg_stat_statements'],
+      logicalReplication: false,
     });
   });
 
@@ -87,7 +125,11 @@ describe('create', () => {
     const parent = await readyBranch();
     const child = await insertBranch(db.catalog, projectId, { parentId: parent.branchId, branchState: 'init' });
     expect(statuses(await perform(child, ['create_branch']))).toEqual(['finished']);
-    expect(await branchRow(child)).toMatchObject({ currentState: 'ready', parentLsn: '0/1964258', parentTimestamp: '2026-01-16T20:53:56.123456Z' });
+    expect(await branchRow(child)).toMatchObject({
+      currentState: 'ready',
+      parentLsn: '0/1964258',
+      parentTimestamp: '2026-01-16T20:53:56.123456Z',
+    });
   });
 
   test('what cannot be made is removed again, and everything behind it says so', async () => {
@@ -97,25 +139,35 @@ describe('create', () => {
       if (call.startsWith('createRoot')) throw new AppError('unavailable', 'the pool has no room for another branch');
     };
     const [made, started] = await perform(branch, ['create_timeline', 'start_compute']);
-    expect(made).toMatchObject({ status: 'failed', failuresCount: 3, error: 'the pool has no room for another branch' });
+    expect(made).toMatchObject({
+      status: 'failed',
+      failuresCount: 3,
+      error: 'the pool has no room for another branch',
+    });
     expect(started).toMatchObject({ status: 'failed', failuresCount: 1, error: 'the branch could not be created' });
     expect(engine.calls.filter((call) => call.startsWith('delete'))).toHaveLength(1);
     expect(await branchRow(branch)).toMatchObject({ currentState: 'init', pendingState: null });
     expect(await endpointRow(branch)).toMatchObject({ currentState: 'idle', pendingState: null });
   });
 
-  test.each(['create_timeline', 'start_compute', 'suspend_compute', 'delete_timeline', 'apply_config', 'sync_dbs_and_roles_from_compute'] as const)(
-    '%s may run again after it has run',
-    async (action) => {
-      const branch = await readyBranch({ running: true });
-      const [first] = await perform(branch, [action]);
-      const rows = [await branchRow(branch), (await endpointRow(branch))['currentState'], await roleRows(branch)];
-      const [second] = await perform(branch, [action]);
-      expect(['finished', 'skipped']).toContain(first!.status);
-      expect(['finished', 'skipped']).toContain(second!.status);
-      expect([await branchRow(branch), (await endpointRow(branch))['currentState'], await roleRows(branch)]).toEqual(rows);
-    },
-  );
+  test.each([
+    'create_timeline',
+    'start_compute',
+    'suspend_compute',
+    'delete_timeline',
+    'apply_config',
+    'sync_dbs_and_roles_from_compute',
+  ] as const)('%s may run again after it has run', async (action) => {
+    const branch = await readyBranch({ running: true });
+    const [first] = await perform(branch, [action]);
+    const rows = [await branchRow(branch), (await endpointRow(branch))['currentState'], await roleRows(branch)];
+    const [second] = await perform(branch, [action]);
+    expect(['finished', 'skipped']).toContain(first!.status);
+    expect(['finished', 'skipped']).toContain(second!.status);
+    expect([await branchRow(branch), (await endpointRow(branch))['currentState'], await roleRows(branch)]).toEqual(
+      rows,
+    );
+  });
 });
 
 describe('start_compute', () => {
@@ -131,7 +183,11 @@ describe('start_compute', () => {
     );
     await perform(branch, ['start_compute']);
     expect(engine.computes.get(branch.endpointId)).toMatchObject({
-      pgSettings: { work_mem: '16MB', random_page_cost: '2' }, preloadLibraries: ['auto_explain'], logicalReplication: true, minCu: 0.25, maxCu: 2,
+      pgSettings: { work_mem: '16MB', random_page_cost: '2' },
+      preloadLibraries: ['auto_explain'],
+      logicalReplication: true,
+      minCu: 0.25,
+      maxCu: 2,
     });
   });
 
@@ -153,7 +209,9 @@ describe('start_compute', () => {
     await addDatabase(branch, 'orphan', 'nobody_here', 'creating');
     expect(statuses(await perform(branch, ['start_compute']))).toEqual(['finished']);
     expect(await endpointRow(branch)).toMatchObject({ currentState: 'active' });
-    expect(await databaseRows(branch)).toEqual([{ name: 'orphan', ownerName: 'nobody_here', state: 'creating', appliedName: null }]);
+    expect(await databaseRows(branch)).toEqual([
+      { name: 'orphan', ownerName: 'nobody_here', state: 'creating', appliedName: null },
+    ]);
   });
 
   test('is refused while the pool is full', async () => {
@@ -176,8 +234,14 @@ describe('apply_config', () => {
   test('applies every kind of pending change and settles its rows', async () => {
     const branch = await readyBranch({ running: true });
     engine.facts.set(branch.branchId, {
-      roles: [{ name: 'reset', verifier: 'old', canLogin: true }, { name: 'dropped', verifier: null, canLogin: true }],
-      databases: [{ name: 'before', owner: 'reset' }, { name: 'gone', owner: 'reset' }],
+      roles: [
+        { name: 'reset', verifier: 'old', canLogin: true },
+        { name: 'dropped', verifier: null, canLogin: true },
+      ],
+      databases: [
+        { name: 'before', owner: 'reset' },
+        { name: 'gone', owner: 'reset' },
+      ],
     });
     await addRole(branch, 'reset', 'updating');
     await addRole(branch, 'dropped', 'deleting');
@@ -187,11 +251,18 @@ describe('apply_config', () => {
     await addDatabase(branch, 'new', 'made', 'creating');
     expect(statuses(await perform(branch, ['apply_config']))).toEqual(['finished']);
     const ready = { state: 'ready', verifier: VERIFIER, noLogin: false };
-    expect(await roleRows(branch)).toEqual([{ name: 'made', ...ready }, { name: 'reset', ...ready }]);
-    expect(await databaseRows(branch)).toEqual([
-      { name: 'after', ownerName: 'made', state: 'ready', appliedName: null }, { name: 'new', ownerName: 'made', state: 'ready', appliedName: null },
+    expect(await roleRows(branch)).toEqual([
+      { name: 'made', ...ready },
+      { name: 'reset', ...ready },
     ]);
-    expect(engine.facts.get(branch.branchId)!.databases).toEqual([{ name: 'after', owner: 'made' }, { name: 'new', owner: 'made' }]);
+    expect(await databaseRows(branch)).toEqual([
+      { name: 'after', ownerName: 'made', state: 'ready', appliedName: null },
+      { name: 'new', ownerName: 'made', state: 'ready', appliedName: null },
+    ]);
+    expect(engine.facts.get(branch.branchId)!.databases).toEqual([
+      { name: 'after', owner: 'made' },
+      { name: 'new', owner: 'made' },
+    ]);
   });
 
   test('a row that changed while it was applied stays pending, and the next one applies it', async () => {
@@ -200,7 +271,10 @@ describe('apply_config', () => {
     engine.fault = async (call) => {
       if (!call.startsWith('start')) return;
       engine.fault = () => undefined;
-      await db.catalog.query(`update roles set verifier = 'second', state = 'updating' where name = 'busy' and branch_id = $1`, [branch.branchId]);
+      await db.catalog.query(
+        `update roles set verifier = 'second', state = 'updating' where name = 'busy' and branch_id = $1`,
+        [branch.branchId],
+      );
     };
     await perform(branch, ['apply_config']);
     expect(await roleRows(branch)).toEqual([{ name: 'busy', state: 'updating', verifier: 'second', noLogin: false }]);
@@ -213,7 +287,10 @@ describe('apply_config', () => {
     const branch = await readyBranch();
     await addRole(branch, 'made', 'creating');
     // Applying is use of the compute, but not a client's.
-    expect(statuses(await perform(branch, ['apply_config', 'suspend_compute'], { idleOnly: true }))).toEqual(['finished', 'finished']);
+    expect(statuses(await perform(branch, ['apply_config', 'suspend_compute'], { idleOnly: true }))).toEqual([
+      'finished',
+      'finished',
+    ]);
     expect(await endpointRow(branch)).toMatchObject({ currentState: 'idle', pendingState: null });
     expect(await roleRows(branch)).toMatchObject([{ name: 'made', state: 'ready' }]);
   });
@@ -222,7 +299,9 @@ describe('apply_config', () => {
     const branch = await readyBranch();
     await addRole(branch, 'made', 'creating');
     await db.catalog.query('update endpoints set deleted_at = now() where id = $1', [branch.endpointId]);
-    const [operation] = await db.catalog.transaction((tx) => queue.append(tx, [{ projectId, branchId: branch.branchId, action: 'apply_config' }]));
+    const [operation] = await db.catalog.transaction((tx) =>
+      queue.append(tx, [{ projectId, branchId: branch.branchId, action: 'apply_config' }]),
+    );
     queue.poke();
     expect((await queue.ended(operation!.id, AbortSignal.timeout(5_000))).status).toBe('skipped');
     expect(await roleRows(branch)).toMatchObject([{ name: 'made', state: 'creating' }]);
@@ -235,7 +314,10 @@ describe('suspend_compute', () => {
     await addRole(branch, 'kept', 'ready');
     await addRole(branch, 'dropped_by_sql', 'ready');
     engine.facts.set(branch.branchId, {
-      roles: [{ name: 'kept', verifier: 'changed by SQL', canLogin: true }, { name: 'made_by_sql', verifier: null, canLogin: false }],
+      roles: [
+        { name: 'kept', verifier: 'changed by SQL', canLogin: true },
+        { name: 'made_by_sql', verifier: null, canLogin: false },
+      ],
       databases: [{ name: 'sqldb', owner: 'kept' }],
     });
     let tidied!: () => void;
@@ -249,10 +331,18 @@ describe('suspend_compute', () => {
     expect(await endpointRow(branch)).toMatchObject({ currentState: 'idle', pendingState: null });
     expect((await endpointRow(branch))['suspendedAt']).not.toBeNull();
     expect(await roleRows(branch)).toEqual([
-      { name: 'kept', state: 'ready', verifier: 'changed by SQL', noLogin: false }, { name: 'made_by_sql', state: 'ready', verifier: null, noLogin: true },
+      { name: 'kept', state: 'ready', verifier: 'changed by SQL', noLogin: false },
+      { name: 'made_by_sql', state: 'ready', verifier: null, noLogin: true },
     ]);
-    expect(await db.catalog.query('select sealed_password from roles where branch_id = $1 and name = $2', [branch.branchId, 'kept'])).toEqual([{ sealedPassword: null }]);
-    expect(await databaseRows(branch)).toEqual([{ name: 'sqldb', ownerName: 'kept', state: 'ready', appliedName: null }]);
+    expect(
+      await db.catalog.query('select sealed_password from roles where branch_id = $1 and name = $2', [
+        branch.branchId,
+        'kept',
+      ]),
+    ).toEqual([{ sealedPassword: null }]);
+    expect(await databaseRows(branch)).toEqual([
+      { name: 'sqldb', ownerName: 'kept', state: 'ready', appliedName: null },
+    ]);
   });
 
   test('for idleness, it does not cut a client that has come meanwhile', async () => {
@@ -301,7 +391,10 @@ describe('sync_dbs_and_roles_from_compute', () => {
   test('leaves pending rows alone', async () => {
     const branch = await readyBranch({ running: true });
     engine.facts.set(branch.branchId, {
-      roles: [{ name: 'reset', verifier: 'old', canLogin: true }, { name: 'deleting', verifier: null, canLogin: true }],
+      roles: [
+        { name: 'reset', verifier: 'old', canLogin: true },
+        { name: 'deleting', verifier: null, canLogin: true },
+      ],
       databases: [{ name: 'old_name', owner: 'reset' }],
     });
     await addRole(branch, 'reset', 'updating');

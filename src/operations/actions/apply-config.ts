@@ -4,7 +4,13 @@
  * A compute that sleeps is started for it; the suspend_compute that was appended behind puts it back to sleep. A branch
  * without a read-write endpoint keeps its pending rows until the first start.
  */
-import { computeWork, computeWorkOfBranch, endpointActive, endpointIs, settlePending } from '../../catalog/transitions.ts';
+import {
+  computeWork,
+  computeWorkOfBranch,
+  endpointActive,
+  endpointIs,
+  settlePending,
+} from '../../catalog/transitions.ts';
 import type { Action } from '../types.ts';
 import { branchOf, type ActionContext } from './context.ts';
 import { startWith } from './start-compute.ts';
@@ -14,7 +20,10 @@ export function applyConfig(context: ActionContext): Action {
   return {
     run: async (operation) => {
       const branchId = branchOf(operation);
-      const work = operation.endpointId === null ? await computeWorkOfBranch(catalog, branchId) : await computeWork(catalog, operation.endpointId);
+      const work =
+        operation.endpointId === null
+          ? await computeWorkOfBranch(catalog, branchId)
+          : await computeWork(catalog, operation.endpointId);
       if (!work) return { skip: true };
       await startWith(context, work);
       return {

@@ -40,7 +40,10 @@ export function branchOf(operation: OperationRow): string {
 }
 
 /** The endpoint's settings are whole: the project's defaults were copied into them when it was made. */
-export function computeSpec(work: ComputeWork, context: Pick<ActionContext, 'ownerOf' | 'defaultPreloadLibraries'>): ComputeSpec {
+export function computeSpec(
+  work: ComputeWork,
+  context: Pick<ActionContext, 'ownerOf' | 'defaultPreloadLibraries'>,
+): ComputeSpec {
   const preload = object(work.projectSettings['preload_libraries']);
   const defaults = preload['use_defaults'] === false ? [] : context.defaultPreloadLibraries;
   return {
@@ -76,11 +79,30 @@ export function pendingChanges(work: Pick<ComputeWork, 'roles' | 'databases'>): 
   const roles = (state: string) => work.roles.filter((role) => role.state === state);
   const databases = (state: string) => work.databases.filter((database) => database.state === state);
   return [
-    ...roles('creating').map(({ name, verifier, noLogin }): ComputeChange => ({ kind: 'create_role', name, verifier, noLogin })),
-    ...roles('updating').flatMap(({ name, verifier }): ComputeChange[] => (verifier === null ? [] : [{ kind: 'set_verifier', name, verifier }])),
-    ...databases('deleting').map(({ name, appliedName }): ComputeChange => ({ kind: 'drop_database', name: appliedName ?? name })),
-    ...databases('updating').map(({ name, appliedName, ownerName }): ComputeChange => ({ kind: 'alter_database', name: appliedName ?? name, newName: name, owner: ownerName })),
-    ...databases('creating').map(({ name, ownerName }): ComputeChange => ({ kind: 'create_database', name, owner: ownerName })),
+    ...roles('creating').map(({ name, verifier, noLogin }): ComputeChange => ({
+      kind: 'create_role',
+      name,
+      verifier,
+      noLogin,
+    })),
+    ...roles('updating').flatMap(({ name, verifier }): ComputeChange[] =>
+      verifier === null ? [] : [{ kind: 'set_verifier', name, verifier }],
+    ),
+    ...databases('deleting').map(({ name, appliedName }): ComputeChange => ({
+      kind: 'drop_database',
+      name: appliedName ?? name,
+    })),
+    ...databases('updating').map(({ name, appliedName, ownerName }): ComputeChange => ({
+      kind: 'alter_database',
+      name: appliedName ?? name,
+      newName: name,
+      owner: ownerName,
+    })),
+    ...databases('creating').map(({ name, ownerName }): ComputeChange => ({
+      kind: 'create_database',
+      name,
+      owner: ownerName,
+    })),
     ...roles('deleting').map(({ name }): ComputeChange => ({ kind: 'drop_role', name })),
   ];
 }

@@ -36,7 +36,10 @@ export function startCompute(context: ActionContext): Action {
  * A change that Postgres refuses must not keep a branch asleep for ever: then it starts without, and the rows stay
  * pending. Returns what was applied.
  */
-async function startAnyway(context: ActionContext, work: ComputeWork): Promise<Pick<ComputeWork, 'roles' | 'databases'>> {
+async function startAnyway(
+  context: ActionContext,
+  work: ComputeWork,
+): Promise<Pick<ComputeWork, 'roles' | 'databases'>> {
   try {
     await startWith(context, work);
     return work;
@@ -45,7 +48,10 @@ async function startAnyway(context: ActionContext, work: ComputeWork): Promise<P
     // 'unavailable' is about the compute itself; everything else came from a change.
     if (pendingChanges(work).length === 0 || isAppError(error, 'unavailable')) throw error;
     await startWith(context, { ...work, ...none });
-    context.logger.warn({ err: error, endpoint: work.endpointId }, 'pending changes were refused; the compute started without them');
+    context.logger.warn(
+      { err: error, endpoint: work.endpointId },
+      'pending changes were refused; the compute started without them',
+    );
     return none;
   }
 }
@@ -54,7 +60,10 @@ async function startAnyway(context: ActionContext, work: ComputeWork): Promise<P
 export async function startWith(context: ActionContext, work: ComputeWork): Promise<void> {
   if (work.branchState === 'init') throw new AppError('unprocessable', 'the branch could not be created');
   if (context.poolIsFull()) {
-    throw new AppError('unprocessable', 'the storage pool is full; delete branches or make the pool larger, then start again');
+    throw new AppError(
+      'unprocessable',
+      'the storage pool is full; delete branches or make the pool larger, then start again',
+    );
   }
   // What SQL changed while nobody looked is found by comparing again.
   context.syncedFingerprints.delete(work.endpointId);
