@@ -35,14 +35,17 @@ async function burst(requests: readonly [method: string, path: string, body?: un
 async function settleAll(replies: readonly Reply<any>[]): Promise<void> {
   const promised = replies.flatMap((reply): Operation[] => (reply.status < 300 ? (reply.body?.operations ?? []) : []));
   expect(promised.length).toBeGreaterThan(0);
-  const ended = new Map<string, string>();
+  const ended = new Map<string, Operation>();
   for (const projectId of new Set(promised.map((operation) => operation.project_id))) {
     await ballast.api.idle(projectId, 150_000, 250);
     const { operations } = await ballast.api.call('GET', `/projects/${projectId}/operations?limit=1000`);
-    for (const { id, status } of operations as Operation[]) ended.set(id, status);
+    for (const operation of operations as Operation[]) ended.set(operation.id, operation);
   }
-  const lost = promised.filter((operation) => !['finished', 'skipped'].includes(ended.get(operation.id) ?? 'lost'));
-  expect(lost.map((operation) => `${operation.action} ${ended.get(operation.id) ?? 'lost'}`)).toEqual([]);
+  const bad = promised.flatMap(({ id, action }) => {
+    const { status = 'lost', error = '' } = ended.get(id) ?? {};
+    return ['finished', 'skipped'].includes(status) ? [] : [`${action} ${status} ${error}`];
+  });
+  expect(bad).toEqual([]);
 }
 
 test(`${CALLS} calls at once on one project`, async () => {
