@@ -35,6 +35,8 @@ export interface ComputeWork {
   branchId: string;
   type: EndpointType;
   currentState: EndpointRow['currentState'];
+  /** Null: the endpoint has never run. */
+  startedAt: Timestamp | null;
   autoscalingLimitMinCu: number;
   autoscalingLimitMaxCu: number;
   settings: JsonObject;
@@ -48,7 +50,7 @@ export interface ComputeWork {
 }
 
 const COMPUTE_WORK = `
-  select e.id as endpoint_id, e.project_id, e.branch_id, e.type, e.current_state,
+  select e.id as endpoint_id, e.project_id, e.branch_id, e.type, e.current_state, e.started_at,
     e.autoscaling_limit_min_cu, e.autoscaling_limit_max_cu, e.settings,
     b.current_state as branch_state, p.number as project_number, p.pg_version, p.settings as project_settings,
     (select coalesce(jsonb_agg(jsonb_build_object('name', r.name, 'state', r.state, 'verifier', r.verifier,

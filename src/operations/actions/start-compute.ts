@@ -3,7 +3,14 @@
  *
  * This is what a client waits for when it wakes a compute, so the path is one read, the start, and one transaction.
  */
-import { computeWork, endpointActive, endpointIs, settlePending, type ComputeWork } from '../../catalog/transitions.ts';
+import {
+  computeWork,
+  endpointActive,
+  endpointIs,
+  recordFacts,
+  settlePending,
+  type ComputeWork,
+} from '../../catalog/transitions.ts';
 import { AppError, isAppError } from '../../lib/errors.ts';
 import type { Action } from '../types.ts';
 import { computeSpec, endpointOf, pendingChanges, type ActionContext } from './context.ts';
@@ -16,9 +23,15 @@ export function startCompute(context: ActionContext): Action {
       const work = await computeWork(catalog, endpointId);
       if (!work) throw new AppError('not_found', 'endpoint not found');
       const applied = await startAnyway(context, work);
+      // A new branch's rows are a copy of what its parent's said; SQL may have changed the parent a moment before.
+      const facts = work.startedAt === null ? await supervisor.rolesAndDatabases(endpointId) : undefined;
       return {
         transition: async (tx) => {
           await settlePending(tx, work.branchId, applied);
+          if (facts) {
+            await recordFacts(tx, work, facts);
+            syncedFingerprints.set(endpointId, facts.fingerprint);
+          }
           await endpointActive(tx, endpointId);
         },
       };
