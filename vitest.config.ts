@@ -28,6 +28,7 @@ export default defineConfig({
         test: {
           name: 'pg',
           include: ['src/**/*.pg.test.ts'],
+          globalSetup: ['./test/support/installation.ts'],
           testTimeout: 120 * SECOND,
           hookTimeout: 120 * SECOND,
         },
@@ -37,6 +38,7 @@ export default defineConfig({
         test: {
           name: 'contract',
           include: ['test/contract/**/*.test.ts'],
+          globalSetup: ['./test/support/installation.ts'],
           testTimeout: 60 * SECOND,
           hookTimeout: 60 * SECOND,
         },

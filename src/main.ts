@@ -23,7 +23,7 @@ import type { Home } from './home.ts';
 import { lockHome } from './home-lock.ts';
 import { prepareHome } from './home-prepare.ts';
 import { durable, writeFileDurably } from './lib/durable.ts';
-import { AppError, isAppError } from './lib/errors.ts';
+import { AppError, errorMessage, isAppError } from './lib/errors.ts';
 import type { Logger } from './lib/log.ts';
 import { SecretBox } from './lib/secret-box.ts';
 import { createLiveTimelines, type LiveTimelines } from './live-timelines.ts';
@@ -171,8 +171,9 @@ async function openCatalog(
   const work = new CatalogDatabase({ connection, logger, name: 'ballast-work', maxConnections: WORK_SESSIONS });
   stops.push({ what: 'catalog sessions', run: async () => void (await Promise.all([requests.close(), work.close()])) });
   const ran = await migrate(requests).catch((error: unknown) => {
-    if (config.catalogUrl === undefined || !isAppError(error, 'unavailable')) throw error;
-    throw new AppError('unavailable', 'the database of --catalog-url cannot be reached', { cause: error });
+    if (config.catalogUrl === undefined) throw error;
+    const reason = isAppError(error, 'unavailable') ? 'cannot be reached' : `cannot be used: ${errorMessage(error)}`;
+    throw new AppError('unavailable', `the database of --catalog-url ${reason}`, { cause: error });
   });
   if (ran.length > 0) logger.info({ migrations: ran }, 'brought the catalog up to date');
   return { requests, work };

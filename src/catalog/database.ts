@@ -19,6 +19,8 @@ export interface CatalogConnection {
   database: string;
   password: string | undefined;
   ssl: boolean | { rejectUnauthorized: boolean };
+  /** Startup options (`-c name=value`, `endpoint=…`) that the server of somebody else may need. */
+  options?: string | undefined;
 }
 
 export interface CatalogDatabaseOptions {
@@ -53,7 +55,7 @@ export class CatalogDatabase implements Queryable {
     this.#logger = options.logger;
     this.#clientConfig = {
       ...options.connection,
-      options: SESSION_OPTIONS,
+      options: [options.connection.options, SESSION_OPTIONS].filter(Boolean).join(' '),
       application_name: options.name ?? 'ballast',
       keepAlive: true,
       // A server that does not answer at all cannot end a statement by itself.
@@ -290,5 +292,6 @@ export function parseCatalogUrl(text: string): CatalogConnection {
     database: decodeURIComponent(url.pathname.slice(1)) || user,
     password: url.password === '' ? undefined : decodeURIComponent(url.password),
     ssl: sslmode === 'require' ? { rejectUnauthorized: false } : sslmode.startsWith('verify'),
+    options: url.searchParams.get('options') ?? undefined,
   };
 }

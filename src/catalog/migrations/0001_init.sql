@@ -166,6 +166,9 @@ create table operations (
 );
 create index operations_unfinished on operations (branch_id, seq)
   where status in ('scheduling', 'running', 'cancelling');
+-- What the runner claims from, oldest first, however many ended ones there are.
+create index operations_runnable on operations (seq)
+  where status in ('scheduling', 'running', 'cancelling');
 create index operations_by_project on operations (project_id, created_at desc, id desc);
 create index operations_by_endpoint on operations (endpoint_id)
   where status in ('scheduling', 'running', 'cancelling');

@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { plainInstallations, startPlainPostgres } from '../../../test/support/plain-postgres.ts';
+import { plainMajors, startPlainPostgres } from '../../../test/support/plain-postgres.ts';
 import type { PlainPostgres } from '../../../test/support/plain-postgres.ts';
 import { saslprep } from './saslprep.ts';
 import { buildVerifier, checkPassword, parseVerifier } from './scram.ts';
@@ -28,11 +28,11 @@ const password = fc
   .map((characters) => characters.join(''))
   .filter((text) => !text.includes('\0') && !/\p{Surrogate}/u.test(text));
 
-for (const installation of plainInstallations()) {
-  describe(`Postgres ${installation.major} (${installation.bin.includes('node_modules') ? 'bundled' : 'system'})`, () => {
+for (const major of plainMajors()) {
+  describe(`Postgres ${major}`, () => {
     let postgres: PlainPostgres;
     beforeAll(async () => {
-      postgres = await startPlainPostgres(installation);
+      postgres = await startPlainPostgres(major);
     });
     afterAll(() => postgres?.stop());
 
