@@ -8,6 +8,8 @@
 import { AppError } from '../lib/errors.ts';
 import type { InternalSession } from '../postgres/internal-session.ts';
 import { quoteIdentifier, quoteLiteral } from '../postgres/internal-session.ts';
+import { SEED_DATABASE } from '../postgres/template-sql.ts';
+import { IS_SEED } from './roles-and-databases.ts';
 import type { Sessions } from './sessions.ts';
 import { dropSubscriptions } from './subscriptions.ts';
 import type { ComputeChange } from './types.ts';
@@ -122,13 +124,24 @@ async function createDatabase(sessions: Sessions, change: Change<'create_databas
   const owner = quoteIdentifier(change.owner);
   await sessions.inPostgres(async (session) => {
     if (!(await exists(session, 'pg_database', change.name))) {
-      await exclusively(session, 'template1', `CREATE DATABASE ${database} OWNER ${owner}`);
+      if (await hasSeed(session)) {
+        await session.query(`ALTER DATABASE ${SEED_DATABASE} RENAME TO ${database}`);
+      } else {
+        await exclusively(session, 'template1', `CREATE DATABASE ${database} OWNER ${owner}`);
+      }
     }
+    // Also when a crash came between the rename and this.
+    await session.query(`ALTER DATABASE ${database} OWNER TO ${owner}`);
     await session.query(`GRANT ALL PRIVILEGES ON DATABASE ${database} TO neon_superuser`);
   });
   await sessions.inDatabase(change.name, (session) =>
     givePublicSchema(session, ['cloud_admin', 'pg_database_owner'], change.owner),
   );
+}
+
+/** Nobody has ever been in it: it is gone before the first client enters, or it is still as the template has it. */
+async function hasSeed(session: InternalSession): Promise<boolean> {
+  return (await session.query(`SELECT 1 FROM pg_catalog.pg_database WHERE ${IS_SEED}`)).length > 0;
 }
 
 /** Hands the schema `public` on, if it is there and still belongs to one of `from`. */

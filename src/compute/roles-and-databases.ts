@@ -4,11 +4,16 @@
  * Postgres is the truth for both: SQL changes them as it likes, and the fingerprint says cheaply that it did.
  */
 import type { InternalSession } from '../postgres/internal-session.ts';
+import { SEED_DATABASE } from '../postgres/template-sql.ts';
 import type { RolesAndDatabases } from './types.ts';
 
 const VISIBLE_ROLE = `rolname NOT LIKE 'pg\\_%' AND rolname NOT IN ('cloud_admin', 'neon_superuser')`;
+/** The bootstrap superuser, cloud_admin, always has this oid. */
+const CLOUD_ADMIN_OID = 10;
+/** A seed that is not used yet: a tenant's database may have that name, but never that owner. */
+export const IS_SEED = `(datname = '${SEED_DATABASE}' AND datdba = ${CLOUD_ADMIN_OID})`;
 /** An interrupted DROP DATABASE leaves datconnlimit = -2 and nothing to work with. */
-const VISIBLE_DATABASE = `datname NOT IN ('template0', 'template1', 'postgres') AND datconnlimit <> -2`;
+const VISIBLE_DATABASE = `datname NOT IN ('template0', 'template1', 'postgres') AND datconnlimit <> -2 AND NOT ${IS_SEED}`;
 
 const asRow = (...columns: string[]) =>
   columns.map((column) => `pg_catalog.quote_nullable(${column})`).join(` || ' ' || `);

@@ -61,10 +61,7 @@ export async function startCompute(context: StartContext, spec: ComputeSpec): Pr
       ? await launch(context, spec, installation, { phase: 'running', subscriptionWorkers: true })
       : await firstStart(context, spec, installation, timeline);
   try {
-    await Promise.all([
-      compute.sessions.inPostgres(assertNoHostRoles),
-      writeRecord(placesOf(context.home, spec.endpointId), recordOf(context, spec, compute.socketDirectory, true)),
-    ]);
+    await writeRecord(placesOf(context.home, spec.endpointId), recordOf(context, spec, compute.socketDirectory, true));
   } catch (error) {
     await compute.stop();
     throw error;
@@ -72,6 +69,7 @@ export async function startCompute(context: StartContext, spec: ComputeSpec): Pr
   return compute;
 }
 
+/** Once per timeline is enough: only a superuser could make roles of these names. */
 async function assertNoHostRoles(session: InternalSession): Promise<void> {
   const [row] = await session.query(HOST_ROLES_SQL);
   if (row?.[0] !== '0')
@@ -99,7 +97,7 @@ async function firstStart(
       await configure(context, spec, installation, { phase: 'running', subscriptionWorkers });
       await compute.sessions.inPostgres(syncFromNowOn);
     }
-    await context.storage.finishRecovery(spec.timeline);
+    await Promise.all([context.storage.finishRecovery(spec.timeline), compute.sessions.inPostgres(assertNoHostRoles)]);
   } catch (error) {
     await compute.stop();
     throw error;

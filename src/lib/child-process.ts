@@ -12,6 +12,8 @@ export interface RunOptions {
   signal?: AbortSignal;
   /** Written to its standard input. */
   input?: string;
+  /** Resolves to what it printed whatever its exit code. */
+  tolerateFailure?: boolean;
 }
 
 /** Output kept of each stream; the rest is dropped. */
@@ -32,7 +34,7 @@ export function run(command: string, args: readonly string[], options: RunOption
     if (options.input !== undefined) child.stdin!.end(options.input);
     child.on('error', (cause) => reject(new Error(`${command}: ${cause.message}`, { cause })));
     child.on('close', (code, signal) => {
-      if (code === 0) return resolve(out());
+      if (code === 0 || (options.tolerateFailure && code !== null)) return resolve(out());
       const reason = err().trim().slice(-2000) || `ended with ${signal ?? `exit code ${code}`}`;
       reject(new Error(`${command}: ${reason}`));
     });

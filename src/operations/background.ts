@@ -5,7 +5,7 @@
 import type { Logger } from '../lib/log.ts';
 
 export interface Background {
-  run(key: string, work: () => Promise<void>): void;
+  run(key: string, work: () => Promise<void>, options?: { delayMs?: number }): void;
   /** Drops what waits and resolves when what runs has ended. */
   close(): Promise<void>;
 }
@@ -15,6 +15,7 @@ export function createBackground(options: { logger: Logger; slots?: number; maxW
   const maxWaiting = options.maxWaiting ?? 1_000;
   const waiting = new Map<string, () => Promise<void>>();
   const running = new Map<string, Promise<void>>();
+  const delayed = new Map<string, NodeJS.Timeout>();
   let closed = false;
 
   const advance = (): void => {
@@ -32,13 +33,22 @@ export function createBackground(options: { logger: Logger; slots?: number; maxW
     }
   };
   return {
-    run: (key, work) => {
-      if (closed || (waiting.size >= maxWaiting && !waiting.has(key))) return;
-      waiting.set(key, work);
-      advance();
+    run: (key, work, { delayMs = 0 } = {}) => {
+      if (closed || (waiting.size + delayed.size >= maxWaiting && !waiting.has(key) && !delayed.has(key))) return;
+      clearTimeout(delayed.get(key));
+      delayed.delete(key);
+      const begin = (): void => {
+        delayed.delete(key);
+        waiting.set(key, work);
+        advance();
+      };
+      if (delayMs === 0) begin();
+      else delayed.set(key, setTimeout(begin, delayMs));
     },
     close: async () => {
       closed = true;
+      for (const timer of delayed.values()) clearTimeout(timer);
+      delayed.clear();
       waiting.clear();
       await Promise.all(running.values());
     },

@@ -5,12 +5,20 @@
 import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto';
 import { hardeningSql } from './hardening.ts';
 
+/**
+ * An empty database, cloud_admin's. The first database of a project is this one, renamed: a rename writes next to
+ * nothing, while CREATE DATABASE writes (and every replay writes again) some 300 files.
+ */
+export const SEED_DATABASE = 'ballast_seed';
+
 /** Run in template0, template1 and postgres, in this order. Statements have no closing semicolon. */
 export function templateScript(major: number, database: string, secret: string): string[] {
   return [
     ...hardeningSql(major),
     ...(database === 'template0' ? sharedStatements(major, secret) : []),
     ...grantStatements(major),
+    // Last of all: it is a copy of template1.
+    ...(database === 'postgres' ? [`CREATE DATABASE ${SEED_DATABASE}`] : []),
   ];
 }
 

@@ -24,7 +24,7 @@ import { templateScript } from './template-sql.ts';
 import type { Installations, PostgresInstallation } from './types.ts';
 
 /** Bumped when what a template contains changes; templates of other revisions are left alone and not used. */
-const REVISION = 1;
+const REVISION = 2;
 const WAL_SEGMENT_MEBIBYTES = 4;
 
 export interface TemplateMeta {

@@ -13,6 +13,8 @@ import { endpointOf, type ActionContext } from './context.ts';
 
 /** How recently a client must have done something to count as having come back. */
 const RECENT_MS = 500;
+/** A client that was cut may be about to come back, and its wake should have the machine to itself. */
+const TIDY_UP_AFTER_MS = 1_000;
 /** Idle times are whole milliseconds. */
 const CLOCK_STEP_MS = 2;
 
@@ -51,11 +53,13 @@ export function suspendCompute(context: ActionContext): Action {
       appliedAtMsOf.delete(endpointId);
       if (work) {
         const timeline = { projectId: work.projectId, branchId: work.branchId };
-        background.run(`after-suspend ${work.branchId}`, async () => {
+        const tidyUp = async (): Promise<void> => {
+          if (supervisor.address(endpointId)) return;
           await storage.afterSuspend(timeline);
           const { logicalBytes } = await storage.size(timeline);
           await recordLogicalSize(catalog, work.branchId, logicalBytes);
-        });
+        };
+        background.run(`after-suspend ${work.branchId}`, tidyUp, { delayMs: TIDY_UP_AFTER_MS });
       }
       return {
         transition: async (tx) => {
