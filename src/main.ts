@@ -179,6 +179,24 @@ async function openCatalog(
   return { requests, work };
 }
 
+/** Listeners by endpoint, each called for the next start. */
+function onceStarted(supervisor: Supervisor): (endpointId: string, listener: () => void) => () => void {
+  const listeners = new Map<string, Set<() => void>>();
+  supervisor.onStart((endpointId) => {
+    const waiting = listeners.get(endpointId);
+    listeners.delete(endpointId);
+    for (const listener of waiting ?? []) listener();
+  });
+  return (endpointId, listener) => {
+    const waiting = listeners.get(endpointId) ?? new Set();
+    listeners.set(endpointId, waiting.add(listener));
+    return () => {
+      waiting.delete(listener);
+      if (waiting.size === 0 && listeners.get(endpointId) === waiting) listeners.delete(endpointId);
+    };
+  };
+}
+
 /** The owner exists and a key of theirs lies in the data directory; a key that was deleted there is replaced. */
 async function ensureFirstKey(catalog: CatalogDatabase, home: Home): Promise<void> {
   const owner = await catalog.transaction(ensureOwner);
@@ -208,6 +226,7 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
     logger,
     compute: {
       address: (endpointId) => supervisor.address(endpointId),
+      onceStarted: onceStarted(supervisor),
       noteConnections: (endpointId, open) => supervisor.noteConnections(endpointId, open),
       refreshRoles: (endpointId) => roles.check(endpointId, AbortSignal.timeout(ROLE_CHECK_WITHIN_MS)),
     },

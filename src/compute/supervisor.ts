@@ -45,6 +45,7 @@ interface State {
   computes: Map<string, Compute>;
   endpoints: KeyLock;
   starts: Semaphore;
+  startListeners: ((endpointId: string) => void)[];
   exitListeners: ((endpointId: string) => void)[];
 }
 
@@ -66,6 +67,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     computes: new Map(),
     endpoints: new KeyLock(),
     starts: new Semaphore(options.parallelStarts ?? 4 * os.availableParallelism()),
+    startListeners: [],
     exitListeners: [],
   };
   const alone = <T>(endpointId: string, work: () => Promise<T>) => state.endpoints.exclusive(endpointId, work);
@@ -85,6 +87,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     noteConnections: (endpointId, open) => running(state, endpointId)?.tracker.noteConnections(open),
     running: () => [...state.computes.keys()].filter((endpointId) => running(state, endpointId) !== undefined),
     adopt: () => adopt(state),
+    onStart: (listener) => void state.startListeners.push(listener),
     onExit: (listener) => void state.exitListeners.push(listener),
     stopAll: async () => {
       await Promise.all(
@@ -153,6 +156,7 @@ async function stopCurrent(state: State, endpointId: string): Promise<void> {
 function register(state: State, compute: Compute): void {
   const { endpointId } = compute.spec;
   state.computes.set(endpointId, compute);
+  for (const listener of state.startListeners) listener(endpointId);
   void compute.exited.then(() => ended(state, compute));
 }
 

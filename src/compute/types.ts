@@ -78,6 +78,8 @@ export interface Supervisor {
   running(): readonly string[];
   /** Finds computes that outlived a crash of Ballast (by postmaster.pid) and takes them over. */
   adopt(): Promise<readonly string[]>;
+  /** Called for each compute that clients may enter from now on. */
+  onStart(listener: (endpointId: string) => void): void;
   /** Called for each compute that ended without being asked to. */
   onExit(listener: (endpointId: string) => void): void;
   /** Stops every compute; used at shutdown. */

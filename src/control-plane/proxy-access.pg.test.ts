@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { insertBranch, insertProject, type TestBranch } from '../../test/support/catalog-rows.ts';
+import { waitFor } from '../../test/support/wait.ts';
 import { openTestCatalog, type TestCatalog } from '../../test/support/catalog.ts';
 import { createFakeEngine, type FakeEngine } from '../../test/support/fake-engine.ts';
 import { makeTestOperations, type TestOperations } from '../../test/support/operations.ts';
@@ -36,6 +37,12 @@ const operations = () =>
     'select action, status from operations where branch_id = $1 order by seq',
     [branch.branchId],
   );
+/** A wake returns a moment before its operation has ended. */
+const endedOperations = () =>
+  waitFor('all operations to end', async () => {
+    const rows = await operations();
+    return rows.every((row) => row.status !== 'running' && row.status !== 'scheduling') && rows;
+  });
 const away = () => Promise.reject(new AppError('unavailable', 'away'));
 
 beforeAll(async () => {
@@ -61,6 +68,12 @@ beforeEach(async () => {
     },
     compute: {
       address: (endpointId) => supervisor.address(endpointId),
+      onceStarted: (endpointId, listener) => {
+        supervisor.onStart((started) => {
+          if (started === endpointId) listener();
+        });
+        return () => undefined;
+      },
       noteConnections: () => undefined,
       refreshRoles: async () => {
         refreshes += 1;
@@ -193,11 +206,24 @@ describe('refreshVerifiers and time', () => {
 });
 
 describe('wake', () => {
+  test('does not wait for the record of a start, only for the compute', async () => {
+    const endpoint = await known();
+    let finish!: () => void;
+    // What follows the start in its operation hangs.
+    engine.fault = (call) =>
+      call.startsWith('rolesAndDatabases') ? new Promise<void>((resolve) => (finish = resolve)) : undefined;
+    await db.catalog.query('update endpoints set started_at = null where id = $1', [branch.endpointId]);
+    expect(await access.wake(endpoint, { signal: signal() })).toEqual({
+      path: expect.stringContaining('.s.PGSQL.') as unknown,
+    });
+    finish();
+  });
+
   test('five hundred clients start one compute once', async () => {
     const endpoint = await known();
     const addresses = await Promise.all(Array.from({ length: 500 }, () => access.wake(endpoint, { signal: signal() })));
     expect(new Set(addresses.map((address) => address.path)).size).toBe(1);
-    expect(await operations()).toEqual([{ action: 'start_compute', status: 'finished' }]);
+    expect(await endedOperations()).toEqual([{ action: 'start_compute', status: 'finished' }]);
     queries = 0;
     await access.wake(endpoint, { signal: signal() });
     expect(queries).toBe(0);
@@ -244,7 +270,7 @@ describe('wake', () => {
     const stale = await access.wake(await known(), { signal: signal() });
     expect(await operations()).toEqual([]);
     expect(await access.wake(await known(), { signal: signal(), stale })).toEqual(stale);
-    expect(await operations()).toEqual([{ action: 'start_compute', status: 'finished' }]);
+    expect(await endedOperations()).toEqual([{ action: 'start_compute', status: 'finished' }]);
   });
 
   test('a disabled endpoint is refused, also when it was disabled a moment ago elsewhere', async () => {

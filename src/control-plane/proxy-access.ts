@@ -28,6 +28,8 @@ import type { ProxyAccess, ProxyEndpoint, SocketAddress } from './proxy-access.t
 export interface ComputeFacts {
   /** Undefined when the endpoint's compute does not run or does not take clients. Never blocks. */
   address(endpointId: string): { socketDirectory: string; port: number } | undefined;
+  /** Calls once when the compute comes up, which is a moment before its operation ends. Returns how to give up. */
+  onceStarted(endpointId: string, listener: () => void): () => void;
   noteConnections(endpointId: string, open: number): void;
   /** Compares roles inside a running compute with the rows; true when the rows were changed. */
   refreshRoles(endpointId: string): Promise<boolean>;
@@ -136,18 +138,40 @@ async function wakeOnce(
   endpoint: ProxyEndpoint,
   isAwake: () => boolean,
 ): Promise<void> {
-  let ended: OperationRow;
+  let ended: OperationRow | undefined;
   try {
     const id = await startOperation(dependencies, endpoint, isAwake);
     if (id === undefined) return;
-    ended = await dependencies.queue.ended(id, AbortSignal.timeout(WAKE_WITHIN_MS));
+    ended = await startedOrEnded(dependencies, endpoint.endpointId, id);
   } catch (error) {
     if (isAppError(error) && error.kind !== 'unavailable' && error.kind !== 'internal') throw error;
     dependencies.logger.warn({ err: error, endpoint: endpoint.endpointId }, 'a compute could not be woken');
     throw new AppError('unavailable', isTimeout(error) ? COMPUTE_UNREACHABLE : CONTROL_PLANE_FAILED, { cause: error });
   }
-  if (ended.status !== 'failed') return;
+  if (ended?.status !== 'failed') return;
   throw new AppError('unavailable', ended.error ? `${COMPUTE_UNREACHABLE}: ${ended.error}` : COMPUTE_UNREACHABLE);
+}
+
+/** Undefined: clients may enter; that the rows do not say so yet is no reason to wait. */
+async function startedOrEnded(
+  { queue, compute }: ProxyAccessDependencies,
+  endpointId: string,
+  operationId: string,
+): Promise<OperationRow | undefined> {
+  const over = new AbortController();
+  let forget!: () => void;
+  const started = new Promise<undefined>((resolve) => {
+    forget = compute.onceStarted(endpointId, () => resolve(undefined));
+  });
+  const ended = queue.ended(operationId, AbortSignal.any([over.signal, AbortSignal.timeout(WAKE_WITHIN_MS)]));
+  // When the start is heard of first, giving up the wait for the end rejects it.
+  ended.catch(() => undefined);
+  try {
+    return await Promise.race([started, ended]);
+  } finally {
+    forget();
+    over.abort();
+  }
 }
 
 /** The start to wait for: the one that is under way, or a new one behind whatever else is. Undefined: it has just ended. */

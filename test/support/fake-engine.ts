@@ -117,6 +117,7 @@ function createStorage(engine: FakeEngine, call: Call): Storage {
 }
 
 function createSupervisor(engine: FakeEngine, call: Call, exitListeners: ((endpointId: string) => void)[]): Supervisor {
+  const startListeners: ((endpointId: string) => void)[] = [];
   const factsOf = (endpointId: string) => {
     const spec = engine.computes.get(endpointId);
     if (!spec) throw new AppError('not_found', 'the compute is not running');
@@ -139,6 +140,7 @@ function createSupervisor(engine: FakeEngine, call: Call, exitListeners: ((endpo
       engine.computes.set(spec.endpointId, spec);
       apply(spec.endpointId, changes);
       usedAtMs.set(spec.endpointId, performance.now());
+      for (const listener of startListeners) listener(spec.endpointId);
       return address(spec.endpointId)!;
     },
     suspend: async (endpointId) => {
@@ -165,6 +167,7 @@ function createSupervisor(engine: FakeEngine, call: Call, exitListeners: ((endpo
     noteConnections: () => undefined,
     running: () => [...engine.computes.keys()],
     adopt: async () => [...engine.computes.keys()],
+    onStart: (listener) => void startListeners.push(listener),
     onExit: (listener) => void exitListeners.push(listener),
     stopAll: async () => engine.computes.clear(),
   };
