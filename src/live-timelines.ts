@@ -39,7 +39,7 @@ export function createLiveTimelines(home: Pick<Home, 'secrets'>): LiveTimelines 
         return withInternalSession({ ...address, database: 'postgres', major: one.major, secret: await secret }, work);
       };
       return {
-        query: (sql) => inSession((session) => session.query(sql)),
+        query: (sql) => supervisor!.query(one.endpointId, sql),
         session: (work) => inSession((session) => work((sql) => session.query(sql))),
       };
     },

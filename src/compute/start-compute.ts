@@ -2,8 +2,8 @@
  * Starts one compute, from a timeline at rest to a Postgres that clients may enter.
  *
  * A timeline that never ran finishes its recovery here, with nobody inside: subscriptions that came with the clone are
- * dropped while no worker can run, WAL that was replayed without fsync is made durable (fsync on, checkpoint, and then
- * storage syncs every file, because that checkpoint forgot what it owed), and only then the record says `none`.
+ * dropped while no worker can run, WAL that was replayed without fsync is made durable (fsync on, then storage syncs
+ * every file that changed, because checkpoints under fsync = off forget what they owe), and the record says `none`.
  * Killed anywhere in between, the next start does the same again.
  */
 import { access, rename, stat } from 'node:fs/promises';
@@ -69,7 +69,7 @@ export async function startCompute(context: StartContext, spec: ComputeSpec): Pr
   return compute;
 }
 
-/** Once per timeline is enough: only a superuser could make roles of these names. */
+/** Clones are asked once, before the first client: a template has none, and only a superuser could make such roles. */
 async function assertNoHostRoles(session: InternalSession): Promise<void> {
   const [row] = await session.query(HOST_ROLES_SQL);
   if (row?.[0] !== '0')
@@ -86,18 +86,21 @@ async function firstStart(
 ): Promise<Compute> {
   const subscriptionWorkers = !timeline.suspectSubscriptions;
   const replays = timeline.recovery === 'replay';
-  if (replays) await context.storage.beginRecovery?.(spec.timeline);
   const compute = await launch(context, spec, installation, {
     phase: replays ? 'recovery' : 'running',
     subscriptionWorkers,
   });
   try {
+    await Promise.all([
+      compute.sessions.inPostgres(assertNoHostRoles),
+      replays && configure(context, spec, installation, { phase: 'running', subscriptionWorkers }),
+    ]);
     if (timeline.suspectSubscriptions) await dropInheritedSubscriptions(compute.sessions);
-    if (replays) {
-      await configure(context, spec, installation, { phase: 'running', subscriptionWorkers });
-      await compute.sessions.inPostgres(syncFromNowOn);
-    }
-    await Promise.all([context.storage.finishRecovery(spec.timeline), compute.sessions.inPostgres(assertNoHostRoles)]);
+    if (replays) await compute.sessions.inPostgres(syncFromNowOn);
+    await Promise.all([
+      context.storage.finishRecovery(spec.timeline),
+      replays && compute.sessions.inPostgres((session) => session.query('CHECKPOINT')),
+    ]);
   } catch (error) {
     await compute.stop();
     throw error;
@@ -107,7 +110,7 @@ async function firstStart(
   return launch(context, spec, installation, { phase: 'running', subscriptionWorkers: true });
 }
 
-/** Resolves when fsync is on and everything that recovery left in memory has been written. */
+/** Resolves when fsync is on. What was written before, nobody but storage will flush any more. */
 async function syncFromNowOn(session: InternalSession): Promise<void> {
   await session.query('SELECT pg_catalog.pg_reload_conf()');
   for (let attempt = 0; ; attempt++) {
@@ -115,7 +118,6 @@ async function syncFromNowOn(session: InternalSession): Promise<void> {
     if (row?.[0] === 'on') break;
     if (attempt === RELOAD_ATTEMPTS) throw new AppError('unavailable', 'Postgres did not take its settings');
   }
-  await session.query('CHECKPOINT');
 }
 
 async function launch(

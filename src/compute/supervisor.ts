@@ -82,6 +82,8 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
       }),
     rolesAndDatabases: async (endpointId) =>
       runningCompute(state, endpointId).sessions.inPostgres(readRolesAndDatabases),
+    query: async (endpointId, sql) =>
+      runningCompute(state, endpointId).sessions.inPostgres((session) => session.query(sql)),
     address: (endpointId) => running(state, endpointId)?.address,
     activity: async (endpointId) => running(state, endpointId)?.activity(),
     noteConnections: (endpointId, open) => running(state, endpointId)?.tracker.noteConnections(open),

@@ -69,6 +69,8 @@ export interface Supervisor {
   /** Runs changes on a running compute; throws 'not_found' when it is not running. */
   applyChanges(endpointId: string, changes: readonly ComputeChange[]): Promise<void>;
   rolesAndDatabases(endpointId: string): Promise<RolesAndDatabases>;
+  /** One statement on the shared cloud_admin session in `postgres`; throws 'not_found' when it is not running. */
+  query(endpointId: string, sql: string): Promise<(string | null)[][]>;
   /** Undefined when it is not running. Never blocks. */
   address(endpointId: string): ComputeAddress | undefined;
   /** Polls computes that had connections since the last poll. */

@@ -100,14 +100,9 @@ export interface Storage {
   /**
    * Keeps clones away from the data directory while `work` starts or stops its Postgres.
    * A clone of a suspended timeline holds the same lock for the tens of milliseconds that it takes.
+   * A first start that a power cut interrupted may have left anything: the data directory is made anew before `work`.
    */
   withDataDirectory<T>(timeline: TimelineRef, work: () => Promise<T>): Promise<T>;
-  /**
-   * Before each start of a timeline whose recovery is 'replay', under its data directory's lock: notes durably that
-   * Postgres is about to write it without fsync. Where an earlier start had noted that and never finished, a power cut
-   * may have left anything there, so the data directory is made anew from the parent first.
-   */
-  beginRecovery?(timeline: TimelineRef): Promise<void>;
   /** After the first start finished recovery: syncs what recovery wrote, then records recovery = 'none'. */
   finishRecovery(timeline: TimelineRef): Promise<TimelineRecord>;
   /** Called when a compute has stopped cleanly: takes a base where that is cheap, rewrites fragmented files. */

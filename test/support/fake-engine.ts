@@ -153,6 +153,7 @@ function createSupervisor(engine: FakeEngine, call: Call, exitListeners: ((endpo
       const facts = structuredClone(factsOf(endpointId));
       return { ...facts, fingerprint: JSON.stringify(facts) };
     },
+    query: async () => [],
     address,
     activity: async (endpointId) =>
       engine.computes.has(endpointId)
