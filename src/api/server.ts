@@ -14,7 +14,7 @@ import { fastify } from 'fastify';
 import { createContract } from '../contract/contract.ts';
 import type { ContractDocument } from '../contract/document.ts';
 import type { ControlPlane } from '../control-plane/control-plane.ts';
-import { errorMessage } from '../lib/errors.ts';
+import { AppError, errorMessage } from '../lib/errors.ts';
 import type { Logger } from '../lib/log.ts';
 import { errorBody, errorStatus, noSuchRoute, toAppError } from './errors.ts';
 import type { HandlerTable } from './handler.ts';
@@ -169,7 +169,7 @@ async function start(app: FastifyInstance, listen: string, port: number): Promis
   try {
     await app.listen({ host: listen, port });
   } catch (error) {
-    throw new Error(listenProblem(error, listen, port), { cause: error });
+    throw new AppError('unavailable', listenProblem(error, listen, port), { cause: error });
   }
   return { host: listen, port: (app.server.address() as AddressInfo).port };
 }
