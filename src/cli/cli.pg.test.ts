@@ -3,7 +3,7 @@
  */
 import { spawn, spawnSync } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
-import { chmod, mkdtemp, readFile, realpath, rm, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdtemp, readFile, readdir, realpath, rm, writeFile } from 'node:fs/promises';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -167,6 +167,8 @@ describe('while it does not run', () => {
         expect(code).toBe(1);
         expect(output).toContain(flag);
         expect(output).toContain(String(port));
+        // A stack says nothing to whoever only has to choose another port.
+        expect(output).not.toMatch(/^ +at /m);
       }
       const doctor = ballast('doctor', '--api-port', String(port));
       expect(doctor.status).toBe(1);
@@ -182,6 +184,15 @@ describe('while it does not run', () => {
     const { code, output } = await start('--data-dir', other).ended;
     expect(code).toBe(1);
     expect(output).toContain('"thesis.txt"');
+  });
+
+  test.skipIf(process.getuid!() !== 0)('root makes no data directory for somebody else (needs root)', async () => {
+    const home = await mkdtemp(path.join(directory, 'home-'));
+    await chown(home, 12345, 12345);
+    const { status, stderr } = ballast('pool', 'create', '--size', '1G', '--data-dir', path.join(home, '.ballast'));
+    expect(status).toBe(1);
+    expect(stderr).toContain('start Ballast once as the user who is to run it (user id 12345)');
+    expect(await readdir(home)).toEqual([]);
   });
 
   test.each(['--help', 'start --help', 'keys create --help', 'pool create --help', '--version'])(

@@ -11,6 +11,7 @@ import type { Config } from '../config.ts';
 import { locateHome, prepareHome } from '../home-prepare.ts';
 import type { Home } from '../home.ts';
 import { createPoolImage, mountRememberedImage, removePoolImage } from '../storage/pool-image.ts';
+import { existingAncestor } from './doctor-files.ts';
 import { CommandError, formatBytes, parseBytes, print } from './print.ts';
 import { readRunning } from './running.ts';
 
@@ -59,7 +60,9 @@ export async function removePool(config: Config, options: { force: boolean }): P
   const names = await readdir(home.pool).catch((): string[] => []);
   const projects = names.filter((name) => !REPLACEABLE.has(name));
   if (projects.length > 0 && !options.force) {
-    throw new CommandError(`${home.pool} holds the data of ${projects.length} projects; --force removes it for ever`);
+    throw new CommandError(
+      `${home.pool} holds the data of ${projects.length} project${projects.length === 1 ? '' : 's'}; --force removes it for ever`,
+    );
   }
   await removePoolImage(home.pool);
   print(`Removed the pool that was mounted on ${home.pool}`);
@@ -68,7 +71,14 @@ export async function removePool(config: Config, options: { force: boolean }): P
 /** Root prepares its own data directory; somebody else's is taken as that user's first start left it. */
 async function homeOfOwner(config: Config): Promise<{ home: Home; owner: number }> {
   const found = await stat(config.dataDir).catch(() => undefined);
-  const owner = found?.uid ?? 0;
+  const owner = found?.uid ?? (await stat(await existingAncestor(config.dataDir))).uid;
+  // Made here it would belong to root, and that user's start could not use it.
+  if (found === undefined && owner !== 0) {
+    const who = `the user who is to run it (user id ${owner})`;
+    throw new CommandError(
+      `${config.dataDir} does not exist yet: start Ballast once as ${who}, stop it, and run this again`,
+    );
+  }
   return { owner, home: owner === 0 ? await prepareHome(config) : await locateHome(config, { uid: owner }) };
 }
 
@@ -76,7 +86,9 @@ async function emptyPool(pool: string): Promise<void> {
   const names = await readdir(pool).catch((): string[] => []);
   const kept = names.find((name) => !REPLACEABLE.has(name));
   if (kept !== undefined) {
-    throw new CommandError(`${pool} holds data already (${kept}): make the pool before the first project`);
+    throw new CommandError(
+      `${pool} holds data already (${kept}): a pool is made before the first project, or for another --data-dir`,
+    );
   }
   for (const name of names) await rm(path.join(pool, name), { recursive: true });
 }
