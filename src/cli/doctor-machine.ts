@@ -53,7 +53,7 @@ export async function checkNames({ config }: DoctorContext): Promise<Finding[]> 
         name: 'host names',
         level: 'warn',
         text: '*.localhost does not resolve; connection URIs carry the endpoint as an option instead of the host',
-        fix: 'apt-get install libnss-myhostname   (or dnf install nss-myhostname)',
+        fix: 'apt-get install libnss-myhostname   (or dnf install nss-myhostname; then start Ballast again)',
       },
     ];
   }

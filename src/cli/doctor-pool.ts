@@ -51,7 +51,7 @@ async function copyFix({ uid, home }: DoctorContext): Promise<string> {
   const steps = (await canRun('mkfs.xfs')) ? [] : ['apt-get install xfsprogs'];
   steps.push(`ballast pool create --size 20G --data-dir ${home.dataDir}`);
   const commands = steps.map((step) => (uid === 0 ? step : `sudo ${step}`)).join(' && ');
-  return `${commands}   (or keep it on XFS or btrfs: ballast start --pool <directory>)`;
+  return `${commands}   (with Ballast stopped and before the first project; or keep the pool on XFS or btrfs: ballast start --pool <directory>)`;
 }
 
 /** Only of interest where a pool image could be made. */

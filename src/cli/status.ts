@@ -109,7 +109,8 @@ async function projectStatus(api: Api, project: ProjectItem): Promise<ProjectSta
 
 function formatStatus(status: Status, home: Home): string {
   const { facts, pool } = status;
-  const space = `${formatBytes(pool.freeBytes)} free of ${formatBytes(pool.totalBytes)}`;
+  const space =
+    pool.totalBytes === 0 ? 'not there yet' : `${formatBytes(pool.freeBytes)} free of ${formatBytes(pool.totalBytes)}`;
   if (facts === undefined) {
     return ['Ballast is not running', `Data      ${home.dataDir}`, `Pool      ${pool.path}, ${space}`].join('\n');
   }
