@@ -34,5 +34,8 @@ test('commands are named as the user can type them', () => {
   expect(named("sh -c 'apt-get install xfsprogs && ballast pool create --size 1G'")).toBe(
     "sh -c 'apt-get install xfsprogs && npm run ballast -- pool create --size 1G'",
   );
+  expect(named('14     -        ballast postgres install 14')).toBe(
+    '14     -        npm run ballast -- postgres install 14',
+  );
   expect(named('Ballast starting, ballast keys are kept')).toBe('Ballast starting, ballast keys are kept');
 });
