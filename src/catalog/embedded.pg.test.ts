@@ -76,15 +76,18 @@ test('keeps its secret out of the data directory and out of the process list', a
   expect(await readdir(home.catalog)).toEqual(['pgdata']);
 });
 
-test.skipIf(!isRoot)('as root, runs as its own user behind directories that no other user enters', async () => {
-  const uid = options.config.computeUidBase;
-  for (const directory of [embedded.connection.host, home.catalog, path.join(home.catalog, 'pgdata')]) {
-    const facts = await stat(directory);
-    expect({ directory, uid: facts.uid, mode: facts.mode & 0o777 }).toEqual({ directory, uid, mode: 0o700 });
-  }
-  const server = await findServer(path.join(home.catalog, 'pgdata'));
-  expect(await readFile(`/proc/${server!.pid}/status`, 'utf8')).toMatch(new RegExp(`^Uid:\\s+${uid}\\s+${uid}`, 'm'));
-});
+test.skipIf(!isRoot)(
+  'as root, runs as its own user behind directories that no other user enters (needs root)',
+  async () => {
+    const uid = options.config.computeUidBase;
+    for (const directory of [embedded.connection.host, home.catalog, path.join(home.catalog, 'pgdata')]) {
+      const facts = await stat(directory);
+      expect({ directory, uid: facts.uid, mode: facts.mode & 0o777 }).toEqual({ directory, uid, mode: 0o700 });
+    }
+    const server = await findServer(path.join(home.catalog, 'pgdata'));
+    expect(await readFile(`/proc/${server!.pid}/status`, 'utf8')).toMatch(new RegExp(`^Uid:\\s+${uid}\\s+${uid}`, 'm'));
+  },
+);
 
 test('is taken over when it outlived Ballast', async () => {
   const before = await findServer(path.join(home.catalog, 'pgdata'));
