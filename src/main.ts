@@ -18,6 +18,7 @@ import type { Config } from './config.ts';
 import { loadDocument } from './contract/document.ts';
 import { createControlPlane } from './control-plane/control-plane.ts';
 import { ensureOwner, makeOwnerKey } from './control-plane/first-start.ts';
+import { DEFAULT_PG_VERSION } from './control-plane/projects.ts';
 import { createProxyAccess, type ProxyAccessWithCaches } from './control-plane/proxy-access.ts';
 import type { Home } from './home.ts';
 import { lockHome } from './home-lock.ts';
@@ -61,6 +62,7 @@ export interface StartOptions {
 
 const DRAIN_MS = 20_000;
 const PROXY_GRACE_MS = 10_000;
+const CERTIFICATE_CHECK_MS = 12 * 3600 * 1000;
 /** Sessions of the catalog: for requests, and for the work that requests wait for. */
 const REQUEST_SESSIONS = 16;
 const WORK_SESSIONS = 12;
@@ -131,7 +133,13 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
     stops,
   };
   const access = await startWork(parts);
-  return { ...(await startEdges(parts, access)), pool };
+  const ports = await startEdges(parts, access);
+  // The first project would otherwise wait for it.
+  const prepared = storage.prepareTemplate(DEFAULT_PG_VERSION).catch((error: unknown) => {
+    logger.warn({ err: error }, 'the template of the default major could not be made');
+  });
+  stops.push({ what: 'template', run: () => prepared });
+  return { ...ports, pool };
 }
 
 interface Catalogs {
@@ -281,6 +289,19 @@ async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<
   });
   await proxy.listen(config.listen, config.pgPort);
   stops.push({ what: 'proxy listener', run: async () => void (proxyClosing.done = proxy.close(PROXY_GRACE_MS)) });
+  let { renewAt } = certificates;
+  const renewal = setInterval(() => {
+    // Files of the operator's own are read again: whoever renews them does not tell us.
+    if (renewAt && Date.now() < renewAt.getTime()) return;
+    loadCertificates({ home, config }).then(
+      (renewed) => {
+        ({ renewAt } = renewed);
+        proxy.useCertificates(renewed);
+      },
+      (error: unknown) => logger.error({ err: error }, 'the certificate could not be renewed'),
+    );
+  }, CERTIFICATE_CHECK_MS);
+  stops.push({ what: 'certificate renewal', run: async () => clearInterval(renewal) });
 
   const controlPlane = createControlPlane({
     catalog: catalog.requests,

@@ -14,6 +14,7 @@ import { fastify } from 'fastify';
 import { createContract } from '../contract/contract.ts';
 import type { ContractDocument } from '../contract/document.ts';
 import type { ControlPlane } from '../control-plane/control-plane.ts';
+import { listenOnTwin, type LoopbackTwin } from '../lib/loopback-twin.ts';
 import { AppError, errorMessage } from '../lib/errors.ts';
 import type { Logger } from '../lib/log.ts';
 import { errorBody, errorStatus, noSuchRoute, toAppError } from './errors.ts';
@@ -54,7 +55,20 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
   });
   app.get('/healthz', () => ({ status: 'ok' }));
   for (const url of ['/api/v1', '/api/v1/*']) app.all(url, answerGone);
-  return { app, start: (listen, port) => start(app, listen, port), close: () => close(app) };
+  let twin: LoopbackTwin | undefined;
+  return {
+    app,
+    start: async (listen, port) => {
+      const address = await start(app, listen, port);
+      const taken = () => app.log.warn(address, 'another program has this port of ::1; see --api-port');
+      twin = await listenOnTwin(app.server, listen, address.port, taken);
+      return address;
+    },
+    close: () => {
+      twin?.close();
+      return close(app);
+    },
+  };
 }
 
 function createApp(logger: Logger): FastifyInstance {

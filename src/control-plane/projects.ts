@@ -68,7 +68,7 @@ export interface Projects {
 }
 
 const DEFAULT_LIMIT = 10;
-const DEFAULT_PG_VERSION = 17;
+export const DEFAULT_PG_VERSION = 17;
 const DEFAULT_HISTORY_SECONDS = 86_400;
 const DEFAULT_BRANCH = 'main';
 const DEFAULT_DATABASE = 'neondb';

@@ -10,6 +10,7 @@ import { createSecureContext } from 'node:tls';
 import type { SecureContext } from 'node:tls';
 import type { ProxyAccess } from '../control-plane/proxy-access.types.ts';
 import { AppError } from '../lib/errors.ts';
+import { listenOnTwin, type LoopbackTwin } from '../lib/loopback-twin.ts';
 import type { Logger } from '../lib/log.ts';
 import { createPasswordChecker } from '../postgres/wire/password-checker.ts';
 import type { PasswordChecker } from '../postgres/wire/password-checker.ts';
@@ -95,6 +96,7 @@ export function createProxy(options: ProxyOptions): Proxy {
   };
   const sockets = new Set<Socket>();
   const sessions = new Set<Promise<void>>();
+  let twin: LoopbackTwin | undefined;
   const server = net.createServer(
     { allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEPALIVE_DELAY_MS },
     (socket) => {
@@ -106,7 +108,12 @@ export function createProxy(options: ProxyOptions): Proxy {
   );
 
   return {
-    listen: (host, port) => listen(server, host, port),
+    async listen(host, port) {
+      await listen(server, host, port);
+      twin = await listenOnTwin(server, host, this.port, () =>
+        context.logger.warn({ port: this.port }, 'another program has this port of ::1; see --pg-port'),
+      );
+    },
     get port() {
       return (server.address() as AddressInfo | null)?.port ?? 0;
     },
@@ -115,6 +122,7 @@ export function createProxy(options: ProxyOptions): Proxy {
       secureContext = makeSecureContext(tls);
     },
     async close(graceMs) {
+      twin?.close();
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       const timer = setTimeout(() => {
         for (const socket of sockets) socket.destroy();

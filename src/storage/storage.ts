@@ -91,6 +91,7 @@ export async function createStorage(options: StorageOptions): Promise<Storage> {
         if (record) await beforeReplay(state.context, layoutOf(timeline), record);
         return work();
       }),
+    prepareTemplate: async (pgVersion) => void (await state.templates.get(pgVersion)),
     finishRecovery: (timeline) => finishRecovery(state, timeline),
     afterSuspend: (timeline) => restWork(state, timeline),
     size: (timeline) => measureSize(layoutOf(timeline)),

@@ -86,6 +86,8 @@ export type FindLivePostgres = (timeline: TimelineRef) => LivePostgres | undefin
  * Errors: AppError 'not_found' (no such timeline), 'unavailable' (pool full; try later), 'unprocessable' (bad point).
  */
 export interface Storage {
+  /** Makes the template of a major if there is none: a few seconds, once. */
+  prepareTemplate(pgVersion: number): Promise<void>;
   /** Clones the template of a major with a new system identifier. */
   createRootTimeline(spec: RootTimelineSpec): Promise<TimelineRecord>;
   /** materialise(parent, point): durable when it returns; the first start finishes recovery. */

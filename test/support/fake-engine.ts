@@ -81,6 +81,7 @@ function createStorage(engine: FakeEngine, call: Call): Storage {
     return made;
   };
   return {
+    prepareTemplate: async () => undefined,
     createRootTimeline: async (spec) => {
       await call(`createRoot ${spec.branchId}`);
       return create(spec, {});
