@@ -74,6 +74,7 @@ export async function insertOperations(
   return rows;
 }
 
+// `offset 0` has the parent looked up for each row: all at once, the plan would read every branch there is.
 // Taking a lease need not reach the disk: after a crash the row is as it was before, which is right.
 const CLAIM = `
   with relaxed as (select set_config('synchronous_commit', 'off', true) as setting)
@@ -96,7 +97,8 @@ const CLAIM = `
           and (e.seq < c.seq or e.lease_until > now()))
       and (c.action <> 'create_branch' or not exists (select 1
         from branches b join operations e on e.branch_id = b.parent_id
-        where b.id = c.branch_id and e.status in ${UNFINISHED} and e.action in ('create_timeline', 'create_branch')))
+        where b.id = c.branch_id and e.status in ${UNFINISHED} and e.action in ('create_timeline', 'create_branch')
+        offset 0))
     order by c.seq limit $5
     for update of c skip locked))
   returning ${COLUMNS.replace(/(\w+)(,|$)/g, 'o.$1$2')},
