@@ -47,14 +47,16 @@ export function createLiveTimelines(home: Pick<Home, 'secrets'>): LiveTimelines 
       supervisor = watched;
       return {
         ...watched,
-        start: async (spec, changes) => {
-          const address = await watched.start(spec, changes);
+        start: (spec, changes) => {
+          // Noted before, because clones may come the moment it runs; until then it has no address.
           open.set(spec.timeline.branchId, { endpointId: spec.endpointId, major: spec.pgVersion });
-          return address;
+          return watched.start(spec, changes);
         },
         suspend: async (endpointId) => {
+          const noted = [...open].filter(([, one]) => one.endpointId === endpointId);
           await watched.suspend(endpointId);
-          for (const [branchId, one] of open) if (one.endpointId === endpointId) open.delete(branchId);
+          // A start that waited for this suspend has made a note of its own.
+          for (const [branchId, one] of noted) if (open.get(branchId) === one) open.delete(branchId);
         },
       };
     },

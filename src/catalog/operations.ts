@@ -4,7 +4,8 @@
  * Life of a row: `scheduling`, or at once `running` without a lease when nothing is before it on its branch (that is
  * what clients are used to see); a runner claims it by taking the lease; it ends as finished, failed or skipped.
  * Order: of one branch (and of one endpoint) only the oldest unfinished row can be claimed, and only while no other
- * holds a lease. Claiming reads the partial indexes of unfinished rows, so finished ones cost nothing.
+ * holds a lease; and a branch is created after its parent. Claiming reads the partial indexes of unfinished rows, so
+ * finished ones cost nothing.
  * `status in (UNFINISHED)` must stay word for word what those indexes say, or they are not used.
  */
 import type { JsonObject, OperationRow, OperationStatus, Queryable, Timestamp } from './types.ts';
@@ -73,6 +74,7 @@ export async function insertOperations(
   return rows;
 }
 
+// `offset 0` has the parent looked up for each row: all at once, the plan would read every branch there is.
 // Taking a lease need not reach the disk: after a crash the row is as it was before, which is right.
 const CLAIM = `
   with relaxed as (select set_config('synchronous_commit', 'off', true) as setting)
@@ -93,6 +95,10 @@ const CLAIM = `
       and not exists (select 1 from operations e
         where e.endpoint_id = c.endpoint_id and e.status in ${UNFINISHED} and e.id <> c.id
           and (e.seq < c.seq or e.lease_until > now()))
+      and (c.action <> 'create_branch' or not exists (select 1
+        from branches b join operations e on e.branch_id = b.parent_id
+        where b.id = c.branch_id and e.status in ${UNFINISHED} and e.action in ('create_timeline', 'create_branch')
+        offset 0))
     order by c.seq limit $5
     for update of c skip locked))
   returning ${COLUMNS.replace(/(\w+)(,|$)/g, 'o.$1$2')},

@@ -82,6 +82,7 @@ export interface TimelineWork {
   branchId: string;
   projectId: string;
   parentId: string | null;
+  parentState: BranchState | null;
   projectNumber: number;
   pgVersion: number;
   endpointIds: string[];
@@ -90,6 +91,7 @@ export interface TimelineWork {
 export async function timelineWork(db: Queryable, branchId: string): Promise<TimelineWork | undefined> {
   const [row] = await db.query<TimelineWork>(
     `select b.id as branch_id, b.project_id, b.parent_id, p.number as project_number, p.pg_version,
+       (select parent.current_state from branches parent where parent.id = b.parent_id) as parent_state,
        (select coalesce(jsonb_agg(e.id), '[]') from endpoints e where e.branch_id = b.id) as endpoint_ids
      from branches b join projects p on p.id = b.project_id where b.id = $1`,
     [branchId],

@@ -3,7 +3,8 @@
  *
  * Two locks, taken in this order: the endpoint's (one start, stop or change at a time; nothing of one endpoint ever
  * waits for another) and the timeline's data directory (storage's; clones of a sleeping branch hold it for
- * milliseconds). A limit on parallel starts keeps a stampede from slowing every single one.
+ * milliseconds). Whoever holds the data directory finds its Postgres either known here or not running.
+ * A limit on parallel starts keeps a stampede from slowing every single one.
  */
 import { readFile, readdir, rm } from 'node:fs/promises';
 import os from 'node:os';
@@ -121,18 +122,17 @@ async function start(state: State, spec: ComputeSpec, changes: readonly ComputeC
     current.tracker.noteUse();
     return current.address;
   }
-  const { storage } = state.context;
-  const compute = await storage.withDataDirectory(spec.timeline, async () => {
+  const compute = await state.context.storage.withDataDirectory(spec.timeline, async () => {
     await stopCurrent(state, spec.endpointId);
-    return state.starts.run(() => startCompute(state.context, spec));
+    const started = await state.starts.run(() => startCompute(state.context, spec));
+    // Still under the lock: a clone in this moment would find a Postgres that runs and that nobody answers for.
+    await applyChanges(started.sessions, changes).catch(async (error: unknown) => {
+      await started.stop();
+      throw error;
+    });
+    register(state, started);
+    return started;
   });
-  try {
-    await applyChanges(compute.sessions, changes);
-  } catch (error) {
-    await storage.withDataDirectory(spec.timeline, () => compute.stop());
-    throw error;
-  }
-  register(state, compute);
   return compute.address;
 }
 

@@ -38,14 +38,7 @@ import type { Caller } from './caller.ts';
 import { changeProject, readProject, type Context } from './context.ts';
 import { planEndpoint } from './endpoint-rules.ts';
 import { readWriteEndpointExists } from './endpoints.ts';
-import {
-  branchNotFound,
-  conflictingOperations,
-  invalidRequest,
-  notImplemented,
-  unprocessable,
-  withDetails,
-} from './errors.ts';
+import { branchNotFound, invalidRequest, notImplemented, unprocessable, withDetails } from './errors.ts';
 import { LIMITS } from './limits.ts';
 import { validateDisplayName } from './names.ts';
 import { makePassword, type RolePassword } from './passwords.ts';
@@ -149,10 +142,10 @@ async function findParent(db: Queryable, projectId: string, id: string | undefin
   return parent;
 }
 
-/** A parent that is still being made answers 423, which is safe to repeat; one that could not be made never will be. */
+/** The runner creates a parent before its children; one that could not be made never will be. */
 function assertBranchable(parent: BranchRow): void {
-  if (parent.currentState !== 'init') return;
-  throw parent.pendingState === null ? unprocessable('branch not ready yet') : conflictingOperations();
+  const failed = parent.currentState === 'init' && parent.pendingState === null;
+  if (failed) throw unprocessable('branch not ready yet');
 }
 
 async function makePasswords(context: Context, branchId: string, stored: boolean): Promise<Map<string, RolePassword>> {

@@ -16,16 +16,17 @@ interface State {
 export class KeyLock {
   readonly #states = new Map<string, State>();
 
-  shared<T>(key: string, work: () => Promise<T>): Promise<T> {
-    return this.#with(key, 'shared', work);
+  /** `signal` ends the waiting, not the work; then this rejects with its reason. */
+  shared<T>(key: string, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    return this.#with(key, 'shared', work, signal);
   }
 
   exclusive<T>(key: string, work: () => Promise<T>): Promise<T> {
     return this.#with(key, 'exclusive', work);
   }
 
-  async #with<T>(key: string, mode: Mode, work: () => Promise<T>): Promise<T> {
-    await this.#acquire(key, mode);
+  async #with<T>(key: string, mode: Mode, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    await this.#acquire(key, mode, signal);
     try {
       return await work();
     } finally {
@@ -33,12 +34,27 @@ export class KeyLock {
     }
   }
 
-  #acquire(key: string, mode: Mode): Promise<void> {
+  #acquire(key: string, mode: Mode, signal: AbortSignal | undefined): Promise<void> {
+    signal?.throwIfAborted();
     let state = this.#states.get(key);
     if (!state) this.#states.set(key, (state = { shared: 0, exclusive: false, waiters: [] }));
     const current = state;
-    return new Promise((resolve) => {
-      current.waiters.push({ mode, grant: resolve });
+    return new Promise((resolve, reject) => {
+      const waiter: Waiter = {
+        mode,
+        grant: () => {
+          signal?.removeEventListener('abort', leave);
+          resolve();
+        },
+      };
+      const leave = (): void => {
+        current.waiters.splice(current.waiters.indexOf(waiter), 1);
+        // Those behind it may have waited for nobody else.
+        this.#advance(key, current);
+        reject(signal!.reason as Error);
+      };
+      signal?.addEventListener('abort', leave, { once: true });
+      current.waiters.push(waiter);
       this.#advance(key, current);
     });
   }

@@ -11,6 +11,7 @@
 import { randomBytes, randomInt } from 'node:crypto';
 import { chmod, chown, mkdir, readdir, readFile, rename, rmdir } from 'node:fs/promises';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Home } from '../home.ts';
 import { readBootId } from '../lib/boot-id.ts';
 import { durable as realDurable } from '../lib/durable.ts';
@@ -57,7 +58,13 @@ export interface StorageOptions {
   now?: () => Date;
   /** Default: the machine's. */
   bootId?: string;
+  /** How long a child waits for a parent that starts, stops, or is in nobody's hands. Default: two minutes. */
+  parentWithinMs?: number;
 }
+
+/** Longer than most starts: whoever gives up here has to queue again. */
+const PARENT_WITHIN_MS = 120_000;
+const PARENT_POLL_STEP_MS = 100;
 
 interface State {
   options: StorageOptions;
@@ -80,7 +87,7 @@ export async function createStorage(options: StorageOptions): Promise<Storage> {
   const layoutOf = (timeline: TimelineRef) => timelineLayout(state.layout.root, timeline);
   return {
     createRootTimeline: (spec) => spaceAware(() => createRoot(state, spec)),
-    createChildTimeline: (spec) => spaceAware(() => createChild(state, spec)),
+    createChildTimeline: (spec, signal) => spaceAware(() => createChild(state, spec, signal)),
     deleteTimeline: (timeline) => deleteTimeline(state, timeline),
     readTimeline: (timeline) => readTimelineRecord(layoutOf(timeline)),
     dataDirectory: (timeline) => layoutOf(timeline).pgdata,
@@ -193,11 +200,37 @@ function createRoot(state: State, spec: RootTimelineSpec): Promise<TimelineRecor
   });
 }
 
-async function createChild(state: State, spec: ChildTimelineSpec): Promise<TimelineRecord> {
+/** Waits in the parent's queue, so that its starts and stops get their turns between its children. */
+async function createChild(
+  state: State,
+  spec: ChildTimelineSpec,
+  signal: AbortSignal | undefined,
+): Promise<TimelineRecord> {
   const parentRef = { projectId: spec.projectId, branchId: spec.parentBranchId };
+  const late = AbortSignal.timeout(state.options.parentWithinMs ?? PARENT_WITHIN_MS);
+  const waiting = signal ? AbortSignal.any([signal, late]) : late;
   await mend(state, parentRef);
-  state.yielding.get(timelineKey(parentRef))?.abort();
-  return state.locks.shared(timelineKey(parentRef), () =>
+  for (;;) {
+    try {
+      return await createChildNow(state, spec, parentRef, waiting);
+    } catch (error) {
+      if (waiting.aborted && error === waiting.reason) throw signal?.aborted ? error : parentBusy();
+      if (!(error instanceof ParentInBetween)) throw error;
+    }
+    // Not under the lock: it may be a start that puts an end to this.
+    await sleep(PARENT_POLL_STEP_MS);
+  }
+}
+
+function createChildNow(
+  state: State,
+  spec: ChildTimelineSpec,
+  parentRef: TimelineRef,
+  waiting: AbortSignal,
+): Promise<TimelineRecord> {
+  const key = timelineKey(parentRef);
+  state.yielding.get(key)?.abort();
+  const work = () =>
     creating(state, spec, async (layout) => {
       const parent = await findParent(state, parentRef);
       const made = await materialise(state.context, parent, layout, spec);
@@ -213,9 +246,14 @@ async function createChild(state: State, spec: ChildTimelineSpec): Promise<Timel
         createdAt: state.now().toISOString(),
         template: null,
       };
-    }),
-  );
+    });
+  return state.locks.shared(key, work, waiting);
 }
+
+const parentBusy = () => new AppError('unavailable', 'the parent branch is busy; try again');
+
+/** The parent's Postgres runs and nobody answers for it: it can neither be cloned as at rest nor be asked. */
+class ParentInBetween extends Error {}
 
 /** A parent that a power cut tore must not be cloned as it is. */
 async function mend(state: State, timeline: TimelineRef): Promise<void> {
@@ -236,10 +274,8 @@ async function findParent(state: State, timeline: TimelineRef): Promise<Parent> 
   const record = await readTimelineRecord(layout);
   if (!record) throw new AppError('not_found', 'the parent branch has no data');
   const live = state.options.findLivePostgres(timeline);
-  // Left over from a crash of Ballast and not adopted yet: neither at rest nor to be asked.
-  if (!live && (await findServer(layout.pgdata))) {
-    throw new AppError('unavailable', 'the parent branch is busy; try again');
-  }
+  // Left over from a crash of Ballast, or about to end after it was killed.
+  if (!live && (await findServer(layout.pgdata))) throw new ParentInBetween();
   return { record, layout, live };
 }
 

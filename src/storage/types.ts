@@ -90,8 +90,11 @@ export interface Storage {
   prepareTemplate(pgVersion: number): Promise<void>;
   /** Clones the template of a major with a new system identifier. */
   createRootTimeline(spec: RootTimelineSpec): Promise<TimelineRecord>;
-  /** materialise(parent, point): durable when it returns; the first start finishes recovery. */
-  createChildTimeline(spec: ChildTimelineSpec): Promise<TimelineRecord>;
+  /**
+   * materialise(parent, point): durable when it returns; the first start finishes recovery.
+   * Waits while the parent starts or stops; `signal` ends that waiting.
+   */
+  createChildTimeline(spec: ChildTimelineSpec, signal?: AbortSignal): Promise<TimelineRecord>;
   /** Renames away, then removes; the timeline is gone when it returns. No error if there is none. */
   deleteTimeline(timeline: TimelineRef): Promise<void>;
   readTimeline(timeline: TimelineRef): Promise<TimelineRecord | undefined>;

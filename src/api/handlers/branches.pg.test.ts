@@ -150,14 +150,12 @@ describe('refused', () => {
     expect((await refused('PATCH', `${base}/${child.id}`, { branch: { name: child.name } }))[0]).toBe(200);
   });
 
-  test('423 while the parent is being made, 422 when it could not be', async () => {
+  test('422 when the parent could not be made; while it is being made, its child queues', async () => {
     const { branch: child } = await branch();
     const body = { branch: { parent_id: child.id } };
-    expect(await refused('POST', base, body)).toEqual([
-      423,
-      '',
-      'project already has running conflicting operations, scheduling of new ones is prohibited',
-    ]);
+    const { branch: grandchild, operations } = await branch(body);
+    expect(grandchild).toMatchObject({ parent_id: child.id, current_state: 'init', pending_state: 'ready' });
+    expect(operations).toMatchObject([{ action: 'create_branch', branch_id: grandchild.id }]);
     await api.catalog.query('update branches set pending_state = null where id = $1', [child.id]);
     expect(await refused('POST', base, body)).toEqual([422, '', 'branch not ready yet']);
   });

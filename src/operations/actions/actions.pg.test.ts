@@ -133,6 +133,14 @@ describe('create', () => {
     });
   });
 
+  test('a child of a branch that could not be made says so', async () => {
+    const parent = await insertBranch(db.catalog, projectId, { branchState: 'init' });
+    const child = await insertBranch(db.catalog, projectId, { parentId: parent.branchId, branchState: 'init' });
+    const [made] = await perform(child, ['create_branch']);
+    expect(made).toMatchObject({ status: 'failed', failuresCount: 1, error: 'the parent branch could not be created' });
+    expect(await branchRow(child)).toMatchObject({ currentState: 'init', pendingState: null });
+  });
+
   test('what cannot be made is removed again, and everything behind it says so', async () => {
     const branch = await insertBranch(db.catalog, projectId, { branchState: 'init', endpointState: 'init' });
     await db.catalog.query(`update branches set pending_state = 'ready' where id = $1`, [branch.branchId]);

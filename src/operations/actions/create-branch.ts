@@ -8,18 +8,21 @@ import { branchOf, type ActionContext } from './context.ts';
 
 export function createBranch({ catalog, storage, ownerOf }: ActionContext): Action {
   return {
-    run: async (operation) => {
+    run: async (operation, signal) => {
       const branchId = branchOf(operation);
       const work = await timelineWork(catalog, branchId);
       if (!work) throw new AppError('not_found', 'branch not found');
       if (work.parentId === null) throw new AppError('unprocessable', 'the branch has no parent');
-      const record = await storage.createChildTimeline({
+      // The runner lets a parent's creation go first, so this one has failed.
+      if (work.parentState === 'init') throw new AppError('unprocessable', 'the parent branch could not be created');
+      const spec = {
         projectId: work.projectId,
         branchId,
         parentBranchId: work.parentId,
         owner: ownerOf(work.projectNumber),
         point: { kind: 'head' },
-      });
+      } as const;
+      const record = await storage.createChildTimeline(spec, signal);
       const { branchLsn: parentLsn, branchTimestamp: parentTimestamp } = record;
       return { transition: (tx) => branchReady(tx, { branchId, parentLsn, parentTimestamp }) };
     },
