@@ -183,7 +183,7 @@ describe.skipIf(missing !== '')(`a small pool ${missing}`, () => {
     }
   });
 
-  test('rewrites fragmented files after suspend, and gives way to a start', async () => {
+  test('rewrites fragmented files after suspend, beside clones, and gives way to a start', async () => {
     const pool = await makePool('xfs');
     const engine = await makeEngine({ pool: pool.directory });
     try {
@@ -203,8 +203,16 @@ describe.skipIf(missing !== '')(`a small pool ${missing}`, () => {
       await engine.storage.withDataDirectory(ref('main'), async () => undefined);
       await work;
       expect(await readdir(path.dirname(largest.file))).not.toContainEqual(expect.stringContaining('rewrite'));
-      await engine.storage.afterSuspend(ref('main'));
+      const again = engine.storage.afterSuspend(ref('main'));
+      // Clones neither wait for it nor stop it.
+      await engine.child('meanwhile', 'main');
+      await again;
       expect((await engine.storage.size(ref('main'))).extents).toBeLessThan(EXTENT_BUDGET / 10);
+      await engine.start('meanwhile');
+      expect(await engine.sql('meanwhile', 'select count(*), sum(length(t)) from public.wide')).toEqual([
+        ['150000', '96000000'],
+      ]);
+      await engine.stop('meanwhile');
       await engine.start('main');
       expect(await engine.sql('main', 'select count(*), sum(length(t)) from public.wide')).toEqual([
         ['150000', '96000000'],

@@ -26,15 +26,18 @@ export const EXTENT_BUDGET = 10_000;
 /** Below it, a file is not worth writing anew. */
 const WORTH_REWRITING_EXTENTS = 64;
 
-/** The caller holds the data directory and the bases exclusively, and nothing runs in it. */
-export async function afterSuspend(
-  context: BaseContext,
-  pool: Pool,
-  layout: TimelineLayout,
-  signal: AbortSignal,
-): Promise<void> {
-  if (context.driver.mode === 'reflink') await rewriteFragmented(context.durable, pool, layout.pgdata, signal);
-  if (context.driver.mode === 'copy' || signal.aborted) return;
+/**
+ * Runs work on a timeline at rest, under its lock: `shared` beside clones of it, `exclusive` alone. Undefined, and
+ * nothing done, when it is not at rest any more or somebody has wanted it since.
+ */
+export interface AtRest {
+  shared<T>(work: () => Promise<T>): Promise<T | undefined>;
+  exclusive<T>(work: () => Promise<T>): Promise<T | undefined>;
+}
+
+/** The caller holds the bases exclusively and the data directory at least shared. */
+export async function replaceStaleBase(context: BaseContext, layout: TimelineLayout): Promise<void> {
+  if (context.driver.mode === 'copy') return;
   const control = await readControlData(layout.pgdata);
   const newest = (await readBases(layout)).at(-1);
   if (control.state !== 'shut down' || !newest) return;
@@ -49,21 +52,22 @@ async function ownerOf(file: string): Promise<FileOwner | undefined> {
   return { uid, gid };
 }
 
-/** Returns how many files were rewritten. */
+/** Returns how many files were rewritten. Clones go on meanwhile; only the moment of a rename is exclusive. */
 export async function rewriteFragmented(
   durable: Durable,
   pool: Pool,
   dataDirectory: string,
+  atRest: AtRest,
   signal: AbortSignal,
 ): Promise<number> {
-  const files = await fragmentation(dataDirectory).catch((): LargeFile[] => []);
+  const files = (await atRest.shared(() => fragmentation(dataDirectory).catch((): LargeFile[] => []))) ?? [];
   let extents = files.reduce((sum, file) => sum + file.extents, 0);
   let rewritten = 0;
   for (const item of files) {
     if (extents <= EXTENT_BUDGET || item.extents < WORTH_REWRITING_EXTENTS || signal.aborted) break;
     const { watermark, freeBytes } = await pool.status();
     if (watermark !== 'ok' || freeBytes < item.sizeBytes * 4) break;
-    if (!(await rewrite(durable, item.file, signal))) break;
+    if (!(await rewrite(durable, item.file, atRest, signal))) break;
     extents -= item.extents;
     rewritten += 1;
   }
@@ -71,18 +75,26 @@ export async function rewriteFragmented(
 }
 
 /** The same bytes in new blocks, durable before they take the name. False when it gave way. */
-async function rewrite(durable: Durable, file: string, signal: AbortSignal): Promise<boolean> {
+async function rewrite(durable: Durable, file: string, atRest: AtRest, signal: AbortSignal): Promise<boolean> {
+  // Clones leave files of such names out.
   const temporary = path.join(path.dirname(file), `pgsql_tmp_rewrite_${path.basename(file)}`);
   try {
-    await run('cp', ['-a', '--reflink=never', '--sparse=never', '--', file, temporary], { signal });
-    const { uid, gid, mode } = await lstat(file);
-    await chmod(temporary, mode & 0o777);
-    if (process.getuid?.() === 0) await chown(temporary, uid, gid);
-    await durable.file('written-file', temporary);
-    if (signal.aborted) return false;
-    await rename(temporary, file);
-    await durable.directory('written-file', path.dirname(file));
-    return true;
+    const copied = await atRest.shared(async () => {
+      await run('cp', ['-a', '--reflink=never', '--sparse=never', '--', file, temporary], { signal });
+      const { uid, gid, mode } = await lstat(file);
+      await chmod(temporary, mode & 0o777);
+      if (process.getuid?.() === 0) await chown(temporary, uid, gid);
+      await durable.file('written-file', temporary);
+      return true;
+    });
+    const renamed =
+      copied &&
+      (await atRest.exclusive(async () => {
+        await rename(temporary, file);
+        await durable.directory('written-file', path.dirname(file));
+        return true;
+      }));
+    return renamed === true;
   } catch (error) {
     if (signal.aborted) return false;
     throw error;

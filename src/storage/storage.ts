@@ -34,7 +34,7 @@ import { createTimelineRecord, readTimelineRecord, writeTimelineRecord } from '.
 import type { StoredTimeline } from './records.ts';
 import { beforeReplay, forgetReplay, isTorn, makeWhole } from './replay-again.ts';
 import type { ReplayContext } from './replay-again.ts';
-import { afterSuspend } from './rest-work.ts';
+import { replaceStaleBase, rewriteFragmented, type AtRest } from './rest-work.ts';
 import { measureSize } from './size.ts';
 import { syncRecovered } from './recovered.ts';
 import type {
@@ -229,7 +229,6 @@ function createChildNow(
   waiting: AbortSignal,
 ): Promise<TimelineRecord> {
   const key = timelineKey(parentRef);
-  state.yielding.get(key)?.abort();
   const work = () =>
     creating(state, spec, async (layout) => {
       const parent = await findParent(state, parentRef);
@@ -336,17 +335,27 @@ async function finishRecovery(state: State, timeline: TimelineRef): Promise<Time
 
 async function restWork(state: State, timeline: TimelineRef): Promise<void> {
   const key = timelineKey(timeline);
+  const layout = timelineLayout(state.layout.root, timeline);
   const abort = new AbortController();
   state.yielding.get(key)?.abort();
   state.yielding.set(key, abort);
-  try {
-    await state.locks.exclusive(key, async () => {
-      const layout = timelineLayout(state.layout.root, timeline);
+  const whileAtRest =
+    <T>(work: () => Promise<T>) =>
+    async (): Promise<T | undefined> => {
       const record = await readTimelineRecord(layout);
-      if (!record || record.recovery !== 'none' || abort.signal.aborted) return;
-      if (state.options.findLivePostgres(timeline) || (await findServer(layout.pgdata))) return;
-      await state.context.baseLocks.exclusive(key, () => afterSuspend(state.context, state.pool, layout, abort.signal));
-    });
+      if (!record || record.recovery !== 'none' || abort.signal.aborted) return undefined;
+      if (state.options.findLivePostgres(timeline) || (await findServer(layout.pgdata))) return undefined;
+      return work();
+    };
+  const atRest: AtRest = {
+    shared: (work) => state.locks.shared(key, whileAtRest(work)),
+    exclusive: (work) => state.locks.exclusive(key, whileAtRest(work)),
+  };
+  try {
+    if (state.pool.driver.mode === 'reflink') {
+      await rewriteFragmented(state.durable, state.pool, layout.pgdata, atRest, abort.signal);
+    }
+    await atRest.shared(() => state.context.baseLocks.exclusive(key, () => replaceStaleBase(state.context, layout)));
   } finally {
     if (state.yielding.get(key) === abort) state.yielding.delete(key);
   }
