@@ -46,7 +46,7 @@ export interface PostmasterFile {
   status: string;
 }
 
-const POLL_STEP_MS = 2;
+const POLL_STEP_MS = 1;
 const EXIT_POLL_STEP_MS = 200;
 
 /** Throws AppError 'unavailable' with the end of the log as `internal` when it does not become ready. */
