@@ -75,6 +75,35 @@ export async function insertOperations(
 }
 
 // `offset 0` has the parent looked up for each row: all at once, the plan would read every branch there is.
+// The usual wake, in one round trip: the endpoint sleeps and nothing is under way on its branch. Another process may do
+// the same at the same moment; the second start then finds the compute running. Losing the row in a crash is harmless:
+// whoever waited for it is gone as well.
+const INSERT_START = `
+  with relaxed as (select set_config('synchronous_commit', 'off', true) as setting),
+  target as (
+    select e.id, e.project_id, e.branch_id
+    from relaxed, endpoints e join branches b on b.id = e.branch_id join projects p on p.id = e.project_id
+    where relaxed.setting = 'off' and e.id = $2 and e.current_state = 'idle' and not e.disabled
+      and e.deleted_at is null and b.deleted_at is null and p.deleted_at is null
+      and not exists (select 1 from operations u where u.branch_id = e.branch_id and u.status in ${UNFINISHED})
+    for no key update of e),
+  waking as (
+    update endpoints e set pending_state = 'active', updated_at = now() from target t where e.id = t.id),
+  added as (
+    insert into operations (id, project_id, branch_id, endpoint_id, action, status)
+    select $1, t.project_id, t.branch_id, t.id, 'start_compute', 'running' from target t returning id)
+  select added.id, pg_notify('${OPERATIONS_CHANNEL}', $3) from added`;
+
+/** Undefined, and nothing done, when it is not that simple. */
+export async function insertStart(
+  db: Queryable,
+  start: { id: string; endpointId: string; sender: string },
+): Promise<string | undefined> {
+  const values = [start.id, start.endpointId, start.sender];
+  const [row] = await db.query<{ id: string }>(INSERT_START, values, 'operations_insert_start');
+  return row?.id;
+}
+
 // Taking a lease need not reach the disk: after a crash the row is as it was before, which is right.
 const CLAIM = `
   with relaxed as (select set_config('synchronous_commit', 'off', true) as setting)

@@ -181,6 +181,11 @@ async function startOperation(
   isAwake: () => boolean,
 ): Promise<string | undefined> {
   const { endpointId, branchId, projectId } = endpoint;
+  const id = await queue.appendStart(catalog, endpointId);
+  if (id !== undefined) {
+    queue.poke();
+    return id;
+  }
   // Losing it in a crash is harmless: whoever waited for it is gone as well.
   const result = await catalog.transaction(
     async (tx) => {

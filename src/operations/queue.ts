@@ -4,7 +4,7 @@
  * In this process a poke and an end are plain calls, so that nothing waits for a poll. Runners of other processes hear
  * of appended operations by NOTIFY; ends that happen elsewhere are found by asking once a second.
  */
-import { insertOperations, readOperations } from '../catalog/operations.ts';
+import { insertOperations, insertStart, readOperations } from '../catalog/operations.ts';
 import type { OperationRow, OperationStatus, Queryable } from '../catalog/types.ts';
 import { newUuid } from '../lib/ids.ts';
 import type { NewOperation, OperationQueue } from './types.ts';
@@ -54,6 +54,7 @@ export function createQueue(options: { catalog: Queryable }): RunnerQueue {
       if (operations.length === 0) return [];
       return insertOperations(tx, operations.map(toInsert), sender);
     },
+    appendStart: (db, endpointId) => insertStart(db, { id: newUuid(), endpointId, sender }),
     poke: () => {
       for (const listener of listeners) listener();
     },

@@ -19,6 +19,11 @@ export interface OperationQueue {
    * `running`, the rest as `scheduling`, as clients expect.
    */
   append(tx: Queryable, operations: readonly NewOperation[]): Promise<OperationRow[]>;
+  /**
+   * Appends the start of a sleeping endpoint on whose branch nothing is under way, in a transaction of its own.
+   * Answers the operation's id; undefined, and nothing done, when it is not that simple.
+   */
+  appendStart(db: Queryable, endpointId: string): Promise<string | undefined>;
   /** Tell the runner that a transaction with new operations has committed. Cheap, never throws. */
   poke(): void;
   /** Resolves when the operation has ended, with its final row. Rejects when the signal aborts. */
