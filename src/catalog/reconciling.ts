@@ -31,6 +31,19 @@ export async function endpointsByIds(db: Queryable, ids: readonly string[]): Pro
   return db.query<WatchedEndpoint>(`${WATCHED} where e.id = any ($1)`, [ids], 'endpoints_watched');
 }
 
+/** Of every branch of the node that is there. */
+export async function historyWindows(
+  db: Queryable,
+  nodeId: string,
+): Promise<{ projectId: string; branchId: string; windowSeconds: number }[]> {
+  return db.query(
+    `select b.project_id, b.id as branch_id, p.history_retention_seconds as window_seconds
+     from branches b join projects p on p.id = b.project_id
+     where p.node_id = $1 and b.deleted_at is null and b.current_state <> 'init' order by b.created_at`,
+    [nodeId],
+  );
+}
+
 /** Those of the node whose rows say that something runs or is on its way. */
 export async function endpointsAwake(db: Queryable, nodeId: string): Promise<WatchedEndpoint[]> {
   return db.query<WatchedEndpoint>(

@@ -8,6 +8,7 @@ import type { RunnerQueue } from '../operations/queue.ts';
 import type { Runner } from '../operations/runner.ts';
 import { followRoles } from './follow-roles.ts';
 import { measureSizes } from './measure-sizes.ts';
+import { trimHistory } from './trim-history.ts';
 import { startReconcilers } from './reconciler.ts';
 import { createRecover } from './recover.ts';
 import { suspendIdle } from './suspend-idle.ts';
@@ -301,6 +302,18 @@ describe('measure-sizes', () => {
     expect(await db.catalog.query('select logical_size_bytes from branches where id = $1', [branch.branchId])).toEqual([
       { logicalSizeBytes: 30_000_000 },
     ]);
+  });
+});
+
+describe('trim-history', () => {
+  test("lets go of what is older than the project's window, of branches that are there", async () => {
+    const [branch, deleted] = [await activeBranch(), await activeBranch()];
+    await db.catalog.query('update projects set history_retention_seconds = 3600 where id = $1', [branch.projectId]);
+    await db.catalog.query('update branches set deleted_at = now() where id = $1', [deleted.branchId]);
+    await trimHistory({ ...parts(), nowMs: () => 10_000_000 }).run();
+    const trims = engine.calls.filter((call) => call.startsWith('trimHistory'));
+    expect(trims).toContain(`trimHistory ${branch.branchId} ${10_000_000 - 3_600_000}`);
+    expect(trims.join()).not.toContain(deleted.branchId);
   });
 });
 

@@ -301,7 +301,7 @@ function factsOf(parent: Parent, control: ControlData) {
 }
 
 /** A running Postgres rewrites the file now and then; reading it in that moment gives a wrong checksum. */
-async function readControlWithRetry(dataDirectory: string): Promise<ControlData> {
+export async function readControlWithRetry(dataDirectory: string): Promise<ControlData> {
   for (let tried = 1; ; tried += 1) {
     try {
       return await readControlData(dataDirectory);

@@ -26,7 +26,7 @@ import type { Templates } from '../postgres/template.ts';
 import type { Installations } from '../postgres/types.ts';
 import { poolLayout, RESERVED_NAMES, timelineKey, timelineLayout } from './layout.ts';
 import type { PoolLayout, TimelineLayout } from './layout.ts';
-import { cloneTemplate, materialise } from './materialise.ts';
+import { cloneTemplate, materialise, readControlWithRetry } from './materialise.ts';
 import type { Parent } from './materialise.ts';
 import { isOutOfSpace, openPool, poolFull } from './pool.ts';
 import type { Pool } from './pool.ts';
@@ -34,6 +34,7 @@ import { createTimelineRecord, readTimelineRecord, writeTimelineRecord } from '.
 import type { StoredTimeline } from './records.ts';
 import { beforeReplay, forgetReplay, isTorn, makeWhole } from './replay-again.ts';
 import type { ReplayContext } from './replay-again.ts';
+import { trimArchive } from './trim.ts';
 import { replaceStaleBase, rewriteFragmented, type AtRest } from './rest-work.ts';
 import { measureSize } from './size.ts';
 import { syncRecovered } from './recovered.ts';
@@ -101,6 +102,7 @@ export async function createStorage(options: StorageOptions): Promise<Storage> {
     prepareTemplate: async (pgVersion) => void (await state.templates.get(pgVersion)),
     finishRecovery: (timeline) => finishRecovery(state, timeline),
     afterSuspend: (timeline) => restWork(state, timeline),
+    trimHistory: (timeline, olderThanMs) => trimHistory(state, timeline, olderThanMs),
     size: (timeline) => measureSize(layoutOf(timeline)),
     poolStatus: () => state.pool.status(),
     assertRoomForTimeline: () => state.pool.assertRoom(),
@@ -359,6 +361,13 @@ async function restWork(state: State, timeline: TimelineRef): Promise<void> {
   } finally {
     if (state.yielding.get(key) === abort) state.yielding.delete(key);
   }
+}
+
+async function trimHistory(state: State, timeline: TimelineRef, olderThanMs: number): Promise<void> {
+  const layout = timelineLayout(state.layout.root, timeline);
+  if (!(await readTimelineRecord(layout))) return;
+  const { walSegmentSizeBytes } = await readControlWithRetry(layout.pgdata);
+  await trimArchive(layout.wal, { olderThanMs, segmentSizeBytes: walSegmentSizeBytes });
 }
 
 async function listTimelines(state: State): Promise<{ timelines: TimelineRecord[]; garbage: string[] }> {

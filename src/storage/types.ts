@@ -112,6 +112,8 @@ export interface Storage {
   finishRecovery(timeline: TimelineRef): Promise<TimelineRecord>;
   /** Called when a compute has stopped cleanly: takes a base where that is cheap, rewrites fragmented files. */
   afterSuspend(timeline: TimelineRef): Promise<void>;
+  /** Removes archived WAL from before `olderThanMs` (since the epoch) that no clone of the head needs. */
+  trimHistory(timeline: TimelineRef, olderThanMs: number): Promise<void>;
   size(timeline: TimelineRef): Promise<TimelineSize>;
   poolStatus(): Promise<PoolStatus>;
   /** Throws 'unavailable' when a new timeline must be refused for lack of space. */

@@ -82,6 +82,7 @@ function createStorage(engine: FakeEngine, call: Call): Storage {
   };
   return {
     prepareTemplate: async () => undefined,
+    trimHistory: async ({ branchId }, olderThanMs) => call(`trimHistory ${branchId} ${olderThanMs}`),
     createRootTimeline: async (spec) => {
       await call(`createRoot ${spec.branchId}`);
       return create(spec, {});
