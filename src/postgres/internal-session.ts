@@ -39,6 +39,7 @@ const PINNED_OPTIONS = [
   'default_transaction_read_only=off',
   'default_transaction_isolation=read\\ committed',
   'default_transaction_deferrable=off',
+  'synchronous_commit=on',
   'standard_conforming_strings=on',
   'check_function_bodies=on',
   'DateStyle=ISO',

@@ -238,10 +238,18 @@ async function withSource<T>(
   return second.value;
 }
 
-/** Never the insert position: what is not flushed may be lost, and then the child would know more than its parent. */
+/**
+ * The head: everything that anybody can have seen committed by now. Never the insert position: what is not flushed may be
+ * lost, and then the child would know more than its parent. But a transaction that committed asynchronously (as workers
+ * of subscriptions do) is seen before it is flushed, so whatever is in between is flushed by a commit of our own: the
+ * comment that the database `postgres` has anyway, which no stream of changes carries.
+ */
 async function flushedLsn(live: LivePostgres): Promise<bigint> {
-  const rows = await live.query('select pg_catalog.pg_current_wal_flush_lsn()');
-  return parseLsn(rows[0]![0]!);
+  const positions = 'select pg_catalog.pg_current_wal_flush_lsn(), pg_catalog.pg_current_wal_insert_lsn()';
+  const [flushed, inserted] = (await live.query(positions))[0]!.map((lsn) => parseLsn(lsn!)) as [bigint, bigint];
+  if (flushed >= inserted) return flushed;
+  await live.query(`comment on database postgres is 'default administrative connection database'`);
+  return parseLsn((await live.query(positions))[0]![0]!);
 }
 
 /** A template is Ballast's own: its files become the owner's afterwards. */
