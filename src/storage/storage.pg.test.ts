@@ -67,6 +67,18 @@ describe.each(KINDS.map((kind) => ({ kind, missing: missingFor(kind) })))(
       await engine.stop('rest');
     });
 
+    testHere('a child of a running parent holds what committed without waiting for the disk', async () => {
+      const writer = await engine.client('main');
+      await writer.query('create table public.soon (n int)');
+      await writer.query('set synchronous_commit = off');
+      await writer.query('insert into public.soon values (1)');
+      await engine.child('soon', 'main');
+      await writer.end();
+      await engine.start('soon');
+      expect(await engine.sql('soon', 'select n from public.soon')).toEqual([['1']]);
+      await engine.stop('soon');
+    });
+
     testHere('children of a parent under writes hold exactly what was committed before their point', async () => {
       const writer = await engine.client('main');
       await writer.query('create table if not exists public.ledger (n bigint, lsn pg_lsn)');
