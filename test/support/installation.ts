@@ -1,7 +1,7 @@
 /**
  * The Postgres that tests run outside of a whole engine: the bundled one, as the private tree that the product makes of
  * it (the package alone lacks links, and may lie where other users cannot enter). One tree serves all test files of a
- * run; `teardown` is called by vitest when the run has ended.
+ * run, and vitest calls `teardown` when that has ended.
  */
 import { chmod, rm } from 'node:fs/promises';
 import os from 'node:os';
@@ -13,10 +13,9 @@ import type { PostgresInstallation } from '../../src/postgres/types.ts';
 
 export const BUNDLED_MAJOR = 17;
 
-const TREES = path.join(
-  os.tmpdir(),
-  `ballast-test-trees-${process.getuid?.() ?? 0}-${process.env['BALLAST_TEST_RUN'] ?? 'alone'}`,
-);
+/** Workers are children of the process that runs setup and teardown: its pid names the run. */
+const RUN = process.env['VITEST_WORKER_ID'] === undefined ? process.pid : process.ppid;
+const TREES = path.join(os.tmpdir(), `ballast-test-trees-${RUN}`);
 
 /** Throws when neither the package nor the system has the major. */
 export async function testInstallation(major = BUNDLED_MAJOR): Promise<PostgresInstallation> {
@@ -30,11 +29,6 @@ export async function testInstallation(major = BUNDLED_MAJOR): Promise<PostgresI
   return installation;
 }
 
-/** Names the run before its workers start, so that runs beside each other do not share (and remove) a tree. */
-export function setup(): void {
-  process.env['BALLAST_TEST_RUN'] = String(process.pid);
-}
-
 export async function teardown(): Promise<void> {
-  await rm(TREES.replace(/alone$/, String(process.pid)), { recursive: true, force: true });
+  await rm(TREES, { recursive: true, force: true });
 }
