@@ -239,8 +239,8 @@ async function withSource<T>(
 }
 
 /**
- * The head: everything that anybody can have seen committed by now. Never the insert position: what is not flushed may be
- * lost, and then the child would know more than its parent. But a transaction that committed asynchronously (as workers
+ * The head: everything that anybody can have seen committed by now, and nothing that is not flushed: what a crash takes
+ * from the parent, the child must not know either. But a transaction that committed asynchronously (as workers
  * of subscriptions do) is seen before it is flushed, so whatever is in between is flushed by a commit of our own: the
  * comment that the database `postgres` has anyway, which no stream of changes carries.
  */
@@ -249,7 +249,8 @@ async function flushedLsn(live: LivePostgres): Promise<bigint> {
   const [flushed, inserted] = (await live.query(positions))[0]!.map((lsn) => parseLsn(lsn!)) as [bigint, bigint];
   if (flushed >= inserted) return flushed;
   await live.query(`comment on database postgres is 'default administrative connection database'`);
-  return parseLsn((await live.query(positions))[0]![0]!);
+  // Flushed by now; the comment itself lies behind it.
+  return inserted;
 }
 
 /** A template is Ballast's own: its files become the owner's afterwards. */
