@@ -1,5 +1,5 @@
 /**
- * Vitest reporter: names every test that was skipped, so that nothing is left out silently, and leaves the counts in
+ * Vitest reporter: names every test that was skipped or run twice, so that nothing happens silently, and leaves the counts in
  * .cache/test-summary.json for run.mjs. With BALLAST_CI=1 the machine is supposed to have every prerequisite, so a
  * skipped test fails the run.
  */
@@ -15,6 +15,15 @@ export default class SummaryReporter {
       process.stdout.write(`\n${strict ? 'FAILED because skipped' : 'Skipped'} (${skipped.length}):\n`);
       for (const line of skipped) process.stdout.write(`  ${line}\n`);
       if (strict) process.exitCode = 1;
+    }
+    const retried = modules.flatMap((module) =>
+      [...module.children.allTests()]
+        .filter((test) => (test.diagnostic()?.retryCount ?? 0) > 0)
+        .map((test) => `${module.relativeModuleId}: ${test.fullName}`),
+    );
+    if (retried.length > 0) {
+      process.stdout.write(`\nRun again after a failure (${retried.length}):\n`);
+      for (const line of retried) process.stdout.write(`  ${line}\n`);
     }
     const count = (state) => modules.reduce((sum, module) => sum + named(module, state).length, 0);
     // A file that could not be loaded has no tests that could fail.
