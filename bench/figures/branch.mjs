@@ -46,17 +46,11 @@ async function suspendedParent(product, pool, parent, reflink, size, rounds) {
   await product.suspend(parent);
   const floor = await bareFloor(pool.directory, compute, parent, reflink);
   const extentCount = extents(compute.dataDirectory);
-  const branch = async () => {
-    let child;
-    const ms = await timed(async () => {
-      child = childOf(parent, await product.requestBranch(parent));
-      await query(child.uri, 'select 1');
-    });
-    await product.suspend(child);
-    await product.deleteBranch(child);
-    return ms;
-  };
-  const { samples, floorSamples } = await inTurn(rounds, branch, () => floor.branch());
+  const { samples, floorSamples } = await inTurn(
+    rounds,
+    () => branchOnce(product, parent),
+    () => floor.branch(),
+  );
   floor.remove();
   return {
     name: `branch of a suspended parent, ${size}, ${pool.name}: POST to first row`,
@@ -66,6 +60,18 @@ async function suspendedParent(product, pool, parent, reflink, size, rounds) {
     bar: { atMost: 2, of: 'floor' },
     note: `parent: ${extentCount ?? 'unknown'} extents in files over 64 kB before, ${extents(compute.dataDirectory) ?? 'unknown'} after the rounds`,
   };
+}
+
+/** Milliseconds from the request to the child's first row; the child is removed again. */
+async function branchOnce(product, parent) {
+  let child;
+  const ms = await timed(async () => {
+    child = childOf(parent, await product.requestBranch(parent));
+    await query(child.uri, 'select 1');
+  });
+  await product.suspend(child);
+  await product.deleteBranch(child);
+  return ms;
 }
 
 /** Time must not grow with size: the second bar of large parents. */
@@ -88,14 +94,7 @@ async function* runningParent(product, pool, parent, reflink) {
   await query(parent.uri, 'select 1');
   const branch = async () => {
     await query(parent.uri, 'update big set n = n + 1 where id % 100 = 0');
-    let child;
-    const ms = await timed(async () => {
-      child = childOf(parent, await product.requestBranch(parent));
-      await query(child.uri, 'select 1');
-    });
-    await product.suspend(child);
-    await product.deleteBranch(child);
-    return ms;
+    return branchOnce(product, parent);
   };
   const { samples, floorSamples } = await inTurn(ROUNDS, branch, () => floor.branch());
   floor.remove();
