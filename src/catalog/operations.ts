@@ -211,15 +211,6 @@ export async function readOperations(db: Queryable, ids: readonly string[]): Pro
   return db.query<OperationRow>(`select ${COLUMNS} from operations where id = any ($1)`, [ids], 'operations_by_ids');
 }
 
-export async function getOperation(db: Queryable, projectId: string, id: string): Promise<OperationRow | undefined> {
-  const [row] = await db.query<OperationRow>(
-    `select ${COLUMNS} from operations where id = $1 and project_id = $2`,
-    [id, projectId],
-    'operations_get',
-  );
-  return row;
-}
-
 /** Newest first. `before` is the created_at of the last row of the page before. */
 export async function listOperations(
   db: Queryable,

@@ -35,7 +35,6 @@ export const newProjectId = (): string => `${words()}-${digits()}`;
 export const newOrganizationId = (): string => `org-${words()}-${digits()}`;
 export const newBranchId = (): string => `br-${words()}-${alphanumerics(8)}`;
 export const newEndpointId = (): string => `ep-${words()}-${alphanumerics(8)}`;
-export const newSnapshotId = (): string => `snap-${words()}-${alphanumerics(8)}`;
 export const newUuid = (): string => randomUUID();
 
 /** 357 bits; `napi_` is the prefix by which clients and secret scanners know a key. */

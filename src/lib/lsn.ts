@@ -5,10 +5,6 @@ export type Lsn = string;
 
 const LSN_PATTERN = /^([0-9A-Fa-f]{1,8})\/([0-9A-Fa-f]{1,8})$/;
 
-export function isLsn(text: string): boolean {
-  return LSN_PATTERN.test(text);
-}
-
 /** Throws RangeError when the text is not an LSN. */
 export function parseLsn(text: string): bigint {
   const match = LSN_PATTERN.exec(text);
@@ -20,10 +16,4 @@ export function formatLsn(value: bigint): Lsn {
   const high = (value >> 32n).toString(16).toUpperCase();
   const low = (value & 0xffffffffn).toString(16).toUpperCase();
   return `${high}/${low}`;
-}
-
-export function compareLsn(a: Lsn, b: Lsn): number {
-  const left = parseLsn(a);
-  const right = parseLsn(b);
-  return left < right ? -1 : left > right ? 1 : 0;
 }
