@@ -46,12 +46,12 @@ async function changesOf(round: number): Promise<ComputeChange[]> {
 }
 
 test(`${CHILDREN} children of a parent that is started with changes and suspended all the while`, async () => {
-  const { projectId, branchId: parentBranchId } = spec.timeline;
+  const { projectId, timelineId: parentTimelineId } = spec.timeline;
   const ids = Array.from({ length: CHILDREN }, (_, n) => `br-child-${n}`);
   const waiting = [...ids];
   const makeChildren = async () => {
-    for (let branchId = waiting.shift(); branchId !== undefined; branchId = waiting.shift()) {
-      const child = { projectId, branchId, parentBranchId, owner: engine.owner };
+    for (let timelineId = waiting.shift(); timelineId !== undefined; timelineId = waiting.shift()) {
+      const child = { projectId, timelineId, parentTimelineId, owner: engine.owner };
       await storage.createChildTimeline({ ...child, point: { kind: 'head' } });
     }
   };
@@ -63,5 +63,5 @@ test(`${CHILDREN} children of a parent that is started with changes and suspende
   };
   await Promise.all([moveParent(), ...Array.from({ length: AT_ONCE }, makeChildren)]);
   const { timelines } = await storage.listTimelines();
-  expect(timelines.map(({ branchId }) => branchId).toSorted()).toEqual([parentBranchId, ...ids].toSorted());
+  expect(timelines.map(({ timelineId }) => timelineId).toSorted()).toEqual([parentTimelineId, ...ids].toSorted());
 });

@@ -30,8 +30,8 @@ export function createLiveTimelines(home: Pick<Home, 'secrets'>): LiveTimelines 
   let secret: Promise<string> | undefined;
 
   return {
-    find: ({ branchId }) => {
-      const one = open.get(branchId);
+    find: ({ timelineId }) => {
+      const one = open.get(timelineId);
       const address = one && supervisor?.address(one.endpointId);
       if (!one || !address) return undefined;
       const inSession = async <T>(work: (session: InternalSession) => Promise<T>): Promise<T> => {
@@ -48,21 +48,22 @@ export function createLiveTimelines(home: Pick<Home, 'secrets'>): LiveTimelines 
       return {
         ...watched,
         start: (spec, changes) => {
+          if (spec.standby) return watched.start(spec, changes);
           // Noted before, because clones may come the moment it runs; until then it has no address.
-          open.set(spec.timeline.branchId, { endpointId: spec.endpointId, major: spec.pgVersion });
+          open.set(spec.timeline.timelineId, { endpointId: spec.endpointId, major: spec.pgVersion });
           return watched.start(spec, changes);
         },
         suspend: async (endpointId) => {
           const noted = [...open].filter(([, one]) => one.endpointId === endpointId);
           await watched.suspend(endpointId);
           // A start that waited for this suspend has made a note of its own.
-          for (const [branchId, one] of noted) if (open.get(branchId) === one) open.delete(branchId);
+          for (const [timelineId, one] of noted) if (open.get(timelineId) === one) open.delete(timelineId);
         },
       };
     },
     learn: async (catalog, endpointIds) => {
-      for (const { id, branchId, type, pgVersion } of await endpointsByIds(catalog, endpointIds)) {
-        if (type === 'read_write') open.set(branchId, { endpointId: id, major: pgVersion });
+      for (const { id, timelineId, type, pgVersion } of await endpointsByIds(catalog, endpointIds)) {
+        if (type === 'read_write') open.set(timelineId, { endpointId: id, major: pgVersion });
       }
     },
   };

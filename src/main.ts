@@ -316,6 +316,7 @@ async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<
     },
     availableMajors: async () => (await installations.available()).map((installation) => installation.major),
     assertRoomForTimeline: () => storage.assertRoomForTimeline(),
+    resolvePoint: (timeline, query, window) => storage.resolvePoint(timeline, query, window),
     preloadLibraries: async () =>
       preloadLibraries().map((library) => ({ ...library, isExperimental: false, version: '' })),
     onProjectChanged: (projectId) => access.invalidate(projectId),

@@ -11,6 +11,8 @@ export interface BranchWithCreator extends BranchRow {
 export interface NewBranch {
   id: string;
   projectId: string;
+  /** Default: one of its own, named after it. */
+  timelineId?: string;
   parentId: string | null;
   name: string;
   isDefault: boolean;
@@ -34,8 +36,9 @@ export interface BranchListOptions {
 export async function insertBranch(tx: Queryable, branch: NewBranch): Promise<BranchRow> {
   const rows = await tx.query<BranchRow>(
     `insert into branches (id, project_id, parent_id, name, current_state, pending_state, is_default, protected,
-       annotation, annotation_updated_at, created_by)
-     values ($1, $2, $3, $4, 'init', 'ready', $5, $6, $7::jsonb, case when $7::jsonb is null then null else now() end, $8)
+       annotation, annotation_updated_at, created_by, timeline_id)
+     values ($1, $2, $3, $4, 'init', 'ready', $5, $6, $7::jsonb, case when $7::jsonb is null then null else now() end, $8,
+       $9)
      returning *`,
     [
       branch.id,
@@ -46,6 +49,7 @@ export async function insertBranch(tx: Queryable, branch: NewBranch): Promise<Br
       branch.protected,
       branch.annotation === null ? null : JSON.stringify(branch.annotation),
       branch.createdBy,
+      branch.timelineId ?? branch.id,
     ],
   );
   return rows[0]!;
@@ -152,7 +156,7 @@ export async function makeBranchDefault(tx: Queryable, projectId: string, id: st
 export async function markBranchDeleted(tx: Queryable, id: string): Promise<BranchRow> {
   await tx.query('update endpoints set deleted_at = now() where branch_id = $1 and deleted_at is null', [id]);
   const rows = await tx.query<BranchRow>(
-    `update branches set deleted_at = now(), updated_at = now(), pending_state = 'storage_deleted',
+    `update branches set deleted_at = now(), purged_at = now(), updated_at = now(), pending_state = 'storage_deleted',
        state_changed_at = now()
      where id = $1 returning *`,
     [id],

@@ -135,9 +135,12 @@ export async function updateProject(tx: Queryable, id: string, changes: ProjectC
 /** Marks the project with all its branches and endpoints as deleted. */
 export async function markProjectDeleted(tx: Queryable, id: string): Promise<ProjectRow> {
   await tx.query('update endpoints set deleted_at = now() where project_id = $1 and deleted_at is null', [id]);
-  await tx.query('update branches set deleted_at = now() where project_id = $1 and deleted_at is null', [id]);
+  await tx.query(
+    'update branches set deleted_at = now(), purged_at = now() where project_id = $1 and deleted_at is null',
+    [id],
+  );
   const rows = await tx.query<ProjectRow>(
-    'update projects set deleted_at = now(), updated_at = now() where id = $1 returning *',
+    'update projects set deleted_at = now(), purged_at = now(), updated_at = now() where id = $1 returning *',
     [id],
   );
   return rows[0]!;

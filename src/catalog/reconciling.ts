@@ -9,6 +9,7 @@ export interface WatchedEndpoint {
   id: string;
   projectId: string;
   branchId: string;
+  timelineId: string;
   type: EndpointType;
   currentState: EndpointRow['currentState'];
   pendingState: EndpointRow['pendingState'];
@@ -21,7 +22,7 @@ export interface WatchedEndpoint {
 }
 
 const WATCHED = `
-  select e.id, e.project_id, e.branch_id, e.type, e.current_state, e.pending_state, e.suspend_timeout_seconds, p.pg_version,
+  select e.id, e.project_id, e.branch_id, b.timeline_id, e.type, e.current_state, e.pending_state, e.suspend_timeout_seconds, p.pg_version,
     (e.deleted_at is not null or b.deleted_at is not null or p.deleted_at is not null) as deleted,
     exists (select 1 from operations o where o.branch_id = e.branch_id and o.status in ${UNFINISHED}) as busy
   from endpoints e join branches b on b.id = e.branch_id join projects p on p.id = e.project_id`;
@@ -31,15 +32,24 @@ export async function endpointsByIds(db: Queryable, ids: readonly string[]): Pro
   return db.query<WatchedEndpoint>(`${WATCHED} where e.id = any ($1)`, [ids], 'endpoints_watched');
 }
 
-/** Of every branch of the node that is there. */
-export async function historyWindows(
-  db: Queryable,
-  nodeId: string,
-): Promise<{ projectId: string; branchId: string; windowSeconds: number }[]> {
-  return db.query(
-    `select b.project_id, b.id as branch_id, p.history_retention_seconds as window_seconds
+export interface HistoryToTrim {
+  projectId: string;
+  timelineId: string;
+  windowSeconds: number;
+  /** LSNs of it that operations under way still need. */
+  pinned: string[];
+}
+
+/** Of every branch of the node whose data is there, deleted ones that can be had back included. */
+export async function historiesToTrim(db: Queryable, nodeId: string): Promise<HistoryToTrim[]> {
+  return db.query<HistoryToTrim>(
+    `select b.project_id, b.timeline_id, p.history_retention_seconds as window_seconds,
+       (select coalesce(jsonb_agg(o.payload ->> 'lsn'), '[]') from operations o
+         where o.project_id = b.project_id and o.status in ${UNFINISHED}
+           and o.payload ->> 'parentTimelineId' = b.timeline_id and o.payload ? 'lsn') as pinned
      from branches b join projects p on p.id = b.project_id
-     where p.node_id = $1 and b.deleted_at is null and b.current_state <> 'init' order by b.created_at`,
+     where p.node_id = $1 and b.purged_at is null and p.purged_at is null and b.current_state <> 'init'
+     order by b.created_at`,
     [nodeId],
   );
 }
@@ -89,23 +99,31 @@ export async function beginSuspend(tx: Queryable, endpointId: string): Promise<b
   return rows.length > 0;
 }
 
-/** Of the given branches, those whose rows are deleted and that no operation will remove any more. */
-export async function deletedBranches(
-  db: Queryable,
-  branchIds: readonly string[],
-): Promise<{ id: string; projectId: string }[]> {
-  return db.query<{ id: string; projectId: string }>(
-    `select b.id, b.project_id from branches b join projects p on p.id = b.project_id
-     where b.id = any ($1) and (b.deleted_at is not null or p.deleted_at is not null)
-       and not exists (select 1 from operations o where o.branch_id = b.id and o.status in ${UNFINISHED})`,
-    [branchIds],
-  );
+/** What a timeline of the pool is to the rows. */
+export interface TimelineOwner {
+  timelineId: string;
+  projectId: string;
+  /** Of a snapshot: its source. */
+  branchId: string;
+  /** The row is deleted for good and no operation will remove the data any more. */
+  abandoned: boolean;
 }
 
-/** Of the given branches, those that have a row at all. */
-export async function knownBranches(db: Queryable, branchIds: readonly string[]): Promise<string[]> {
-  const rows = await db.query<{ id: string }>('select id from branches where id = any ($1)', [branchIds]);
-  return rows.map((row) => row.id);
+/** Of the given timelines, those that belong to the row of a branch or snapshot. */
+export async function timelineOwners(db: Queryable, timelineIds: readonly string[]): Promise<TimelineOwner[]> {
+  return db.query<TimelineOwner>(
+    `with owners as (
+       select b.timeline_id, b.project_id, b.id as branch_id, b.purged_at is not null or p.purged_at is not null as gone
+       from branches b join projects p on p.id = b.project_id where b.timeline_id = any ($1)
+       union all
+       select s.timeline_id, s.project_id, s.source_branch_id, s.deleted_at is not null or p.purged_at is not null
+       from snapshots s join projects p on p.id = s.project_id where s.timeline_id = any ($1))
+     select timeline_id, min(project_id) as project_id, min(branch_id) as branch_id,
+       bool_and(gone) and not exists (select 1 from operations o
+         where o.branch_id = min(owners.branch_id) and o.status in ${UNFINISHED}) as abandoned
+     from owners group by timeline_id`,
+    [timelineIds],
+  );
 }
 
 /** `activeAt` is how many milliseconds ago a client last did something. */

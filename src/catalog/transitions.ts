@@ -33,6 +33,10 @@ export interface ComputeWork {
   endpointId: string;
   projectId: string;
   branchId: string;
+  /** Of the branch, now. */
+  timelineId: string;
+  /** What the branch's data says of roles and databases has not been read since it was put in place. */
+  factsDue: boolean;
   type: EndpointType;
   currentState: EndpointRow['currentState'];
   /** Null: the endpoint has never run. */
@@ -52,7 +56,7 @@ export interface ComputeWork {
 const COMPUTE_WORK = `
   select e.id as endpoint_id, e.project_id, e.branch_id, e.type, e.current_state, e.started_at,
     e.autoscaling_limit_min_cu, e.autoscaling_limit_max_cu, e.settings,
-    b.current_state as branch_state, p.number as project_number, p.pg_version, p.settings as project_settings,
+    b.current_state as branch_state, b.timeline_id, b.facts_due, p.number as project_number, p.pg_version, p.settings as project_settings,
     (select coalesce(jsonb_agg(jsonb_build_object('name', r.name, 'state', r.state, 'verifier', r.verifier,
         'noLogin', r.no_login) order by r.created_at, r.name), '[]')
       from roles r where r.branch_id = e.branch_id and r.state <> 'ready') as roles,
@@ -81,6 +85,8 @@ export async function computeWorkOfBranch(db: Queryable, branchId: string): Prom
 export interface TimelineWork {
   branchId: string;
   projectId: string;
+  timelineId: string;
+  parentTimelineId: string | null;
   parentId: string | null;
   parentState: BranchState | null;
   projectNumber: number;
@@ -90,14 +96,25 @@ export interface TimelineWork {
 
 export async function timelineWork(db: Queryable, branchId: string): Promise<TimelineWork | undefined> {
   const [row] = await db.query<TimelineWork>(
-    `select b.id as branch_id, b.project_id, b.parent_id, p.number as project_number, p.pg_version,
+    `select b.id as branch_id, b.project_id, b.timeline_id, b.parent_id, p.number as project_number, p.pg_version,
        (select parent.current_state from branches parent where parent.id = b.parent_id) as parent_state,
+       (select parent.timeline_id from branches parent where parent.id = b.parent_id) as parent_timeline_id,
        (select coalesce(jsonb_agg(e.id), '[]') from endpoints e where e.branch_id = b.id) as endpoint_ids
      from branches b join projects p on p.id = b.project_id where b.id = $1`,
     [branchId],
     'timeline_work',
   );
   return row;
+}
+
+/** True while the row of a branch or snapshot that is to stay stands for it. */
+export async function timelineInUse(db: Queryable, timelineId: string): Promise<boolean> {
+  const [row] = await db.query<{ used: boolean }>(
+    `select exists (select 1 from branches where timeline_id = $1 and purged_at is null)
+       or exists (select 1 from snapshots where timeline_id = $1 and deleted_at is null) as used`,
+    [timelineId],
+  );
+  return row!.used;
 }
 
 export async function branchReady(
@@ -198,6 +215,7 @@ export async function recordFacts(
   branch: { projectId: string; branchId: string },
   facts: BranchFacts,
 ): Promise<void> {
+  await tx.query('update branches set facts_due = false where id = $1 and facts_due', [branch.branchId], 'facts_read');
   const values = [branch.projectId, branch.branchId, JSON.stringify(facts.roles)];
   await tx.query(
     `with facts as (select * from jsonb_to_recordset($3::jsonb) as f (name text, verifier text, "canLogin" boolean)),

@@ -65,6 +65,10 @@ export interface ProjectRow {
   updatedAt: Timestamp;
   computeLastActiveAt: Timestamp | null;
   deletedAt: Timestamp | null;
+  /** Of a deleted one: until when it can be had back. */
+  recoverableUntil: Timestamp | null;
+  /** Its data is gone, or goes by an operation. */
+  purgedAt: Timestamp | null;
 }
 
 export type BranchState = 'init' | 'ready' | 'resetting' | 'archived';
@@ -93,6 +97,43 @@ export interface BranchRow {
   createdAt: Timestamp;
   updatedAt: Timestamp;
   deletedAt: Timestamp | null;
+  /** Where its data is; restoring the branch changes it. */
+  timelineId: string;
+  /** Roles and databases are to be read back at the next start. */
+  factsDue: boolean;
+  restoredFrom: string | null;
+  restoredAs: string | null;
+  restoreStatus: 'restored' | 'finalized' | 'detaching' | null;
+  deletionMethod: 'user' | 'ttl' | null;
+  recoverableUntil: Timestamp | null;
+  purgedAt: Timestamp | null;
+}
+
+export interface SnapshotRow {
+  id: string;
+  projectId: string;
+  sourceBranchId: string;
+  timelineId: string;
+  name: string;
+  state: 'init' | 'ready' | 'failed';
+  manual: boolean;
+  lsn: string | null;
+  pointTimestamp: Timestamp | null;
+  fullSizeBytes: number | null;
+  diffSizeBytes: number | null;
+  expiresAt: Timestamp | null;
+  createdBy: string | null;
+  createdAt: Timestamp;
+  updatedAt: Timestamp;
+  deletedAt: Timestamp | null;
+}
+
+export interface BackupScheduleRow {
+  branchId: string;
+  projectId: string;
+  schedule: JsonObject[];
+  updatedAt: Timestamp;
+  lastRunAt: Timestamp | null;
 }
 
 export type EndpointType = 'read_write' | 'read_only';

@@ -9,7 +9,7 @@ function input(spec: Partial<ComputeSpec> = {}, overrides: Partial<Configuration
   return {
     spec: {
       endpointId: 'ep-test',
-      timeline: { projectId: 'p', branchId: 'b' },
+      timeline: { projectId: 'p', timelineId: 'b' },
       pgVersion: 17,
       owner: undefined,
       minCu: 0.25,

@@ -29,7 +29,7 @@ async function someRole(name = 'alice'): Promise<ComputeChange> {
   return { kind: 'create_role', name, verifier: await testVerifier(), noLogin: false };
 }
 
-const dataDirectory = (spec: { timeline: { projectId: string; branchId: string } }) =>
+const dataDirectory = (spec: { timeline: { projectId: string; timelineId: string } }) =>
   engine.storage.dataDirectory(spec.timeline);
 
 async function alive(file: string): Promise<boolean> {
@@ -125,7 +125,7 @@ describe('first start of a clone', () => {
     await engine.supervisor.suspend(parent.endpointId);
     const child = await fresh({ from: parent.timeline, recovery: 'promote' });
     const address = await engine.supervisor.start(child, []);
-    expect(engine.storage.finished).toContain(child.timeline.branchId);
+    expect(engine.storage.finished).toContain(child.timeline.timelineId);
     const client = await connectAs(address, 'alice');
     expect(await value(client, 'select substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)')).toBe('00000002');
     await client.end();

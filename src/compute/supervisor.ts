@@ -204,7 +204,7 @@ async function adopt(state: State): Promise<string[]> {
     if (known.has(dataDirectory)) continue;
     const stray = await findServer(dataDirectory);
     if (!stray) continue;
-    logger.warn({ branchId: timeline.branchId }, 'stopping a Postgres that no record knows');
+    logger.warn({ branchId: timeline.timelineId }, 'stopping a Postgres that no record knows');
     await storage.withDataDirectory(timeline, () => stopServer(stray, dataDirectory, { fastWithinMs: 10_000 }));
   }
   await removeStaleSockets(state);

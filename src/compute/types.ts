@@ -3,7 +3,7 @@
  *
  * A compute is the running Postgres of an endpoint: one process tree, one Unix socket, known by its endpoint id.
  */
-import type { TimelineRef, FileOwner } from '../storage/types.ts';
+import type { FileOwner, TimelinePoint, TimelineRef } from '../storage/types.ts';
 
 export interface ComputeSpec {
   endpointId: string;
@@ -19,6 +19,19 @@ export interface ComputeSpec {
   preloadLibraries: readonly string[];
   /** wal_level=logical. */
   logicalReplication: boolean;
+  /** Undefined: a read-write compute. */
+  standby?: StandbySpec;
+}
+
+/**
+ * A read-only compute. Its timeline is made anew from `of` at each start and removed at each stop. At `head` it
+ * follows the read-write compute of that timeline by streaming; at an LSN it stays there.
+ */
+export interface StandbySpec {
+  of: TimelineRef;
+  point: TimelinePoint;
+  /** Compute units of the read-write endpoint: a standby needs at least as many connections as its primary. */
+  primary: { minCu: number; maxCu: number };
 }
 
 export interface ComputeAddress {

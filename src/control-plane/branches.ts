@@ -195,7 +195,8 @@ async function insertAll(
   if (parent.protected) roles = await giveOwnPasswords(context, tx, project, roles, plan.passwords);
   const databases = await copyDatabases(tx, parent.id, id);
   const place = { projectId: project.id, branchId: id };
-  const operations: NewOperation[] = [{ ...place, action: 'create_branch' }];
+  const source = { parentTimelineId: parent.timelineId };
+  const operations: NewOperation[] = [{ ...place, action: 'create_branch', payload: source }];
   if (endpoint) operations.push({ ...place, endpointId: endpoint.id, action: 'start_compute' });
   const now = context.now();
   const appended = await context.queue.append(tx, operations);

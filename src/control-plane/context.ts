@@ -7,6 +7,7 @@ import type { CatalogDatabase } from '../catalog/database.ts';
 import { lockProject, type ProjectWithOwner } from '../catalog/projects.ts';
 import type { OperationRow, ProjectRow, Queryable } from '../catalog/types.ts';
 import type { KeyLock } from '../lib/key-lock.ts';
+import type { HistoryWindow, PointQuery, ResolvedPoint } from '../lib/point.ts';
 import type { SecretBox } from '../lib/secret-box.ts';
 import type { OperationQueue } from '../operations/types.ts';
 import { assertKeyCovers, mayReach } from './access.ts';
@@ -42,6 +43,12 @@ export interface ControlPlaneDependencies {
   availableMajors(): Promise<readonly number[]>;
   /** Throws AppError 'unavailable' when the pool has no room for another timeline. */
   assertRoomForTimeline(): Promise<void>;
+  /** Where a point of a timeline's history lies; throws 'unprocessable' for one that is out of the window. */
+  resolvePoint(
+    timeline: { projectId: string; timelineId: string },
+    query: PointQuery,
+    window: HistoryWindow,
+  ): Promise<ResolvedPoint>;
   /** What shared_preload_libraries may name. */
   preloadLibraries(pgVersion: number): Promise<readonly PreloadLibraryFacts[]>;
   /** Called after every committed change of a project; caches drop what they know of it. */

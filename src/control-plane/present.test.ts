@@ -26,6 +26,8 @@ const project: ProjectRow = {
   updatedAt: time,
   computeLastActiveAt: null,
   deletedAt: null,
+  recoverableUntil: null,
+  purgedAt: null,
 };
 
 const branch: BranchRow = {
@@ -52,6 +54,14 @@ const branch: BranchRow = {
   createdAt: time,
   updatedAt: time,
   deletedAt: null,
+  timelineId: 'br-a',
+  factsDue: false,
+  restoredFrom: null,
+  restoredAs: null,
+  restoreStatus: null,
+  deletionMethod: null,
+  recoverableUntil: null,
+  purgedAt: null,
 };
 
 const endpoint: EndpointRow = {

@@ -35,6 +35,9 @@ export const newProjectId = (): string => `${words()}-${digits()}`;
 export const newOrganizationId = (): string => `org-${words()}-${digits()}`;
 export const newBranchId = (): string => `br-${words()}-${alphanumerics(8)}`;
 export const newEndpointId = (): string => `ep-${words()}-${alphanumerics(8)}`;
+export const newSnapshotId = (): string => `snap-${words()}-${alphanumerics(8)}`;
+/** For the timeline that a branch gets by being restored; its first one has the branch's id. */
+export const newTimelineId = (): string => `tl-${words()}-${alphanumerics(8)}`;
 export const newUuid = (): string => randomUUID();
 
 /** 357 bits; `napi_` is the prefix by which clients and secret scanners know a key. */

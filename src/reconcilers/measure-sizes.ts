@@ -18,9 +18,12 @@ export function measureSizes({ catalog, supervisor, storage }: MeasureSizesOptio
     name: 'measure-sizes',
     everyMs: 60_000,
     run: async () => {
-      for (const { projectId, branchId, deleted } of await endpointsByIds(catalog, supervisor.running())) {
-        if (deleted) continue;
-        const { logicalBytes } = await storage.size({ projectId, branchId });
+      for (const { projectId, branchId, timelineId, type, deleted } of await endpointsByIds(
+        catalog,
+        supervisor.running(),
+      )) {
+        if (deleted || type === 'read_only') continue;
+        const { logicalBytes } = await storage.size({ projectId, timelineId });
         await recordLogicalSize(catalog, branchId, logicalBytes);
       }
     },

@@ -53,7 +53,7 @@ const parts = () => ({
 /** A branch whose row and compute both say that it runs. */
 async function activeBranch(options: { suspendTimeoutSeconds?: number } = {}): Promise<TestBranch> {
   const branch = await insertBranch(db.catalog, projectId, { endpointState: 'active', ...options });
-  const timeline = { projectId, branchId: branch.branchId };
+  const timeline = { projectId, timelineId: branch.branchId };
   engine.timelines.set(branch.branchId, timeline as never);
   engine.computes.set(branch.endpointId, { endpointId: branch.endpointId, timeline } as never);
   return branch;
@@ -256,8 +256,10 @@ describe('recover', () => {
 
   test('at start, garbage goes, data of deleted branches goes by an operation, data without a row stays', async () => {
     const [kept, deleted] = [await activeBranch(), await activeBranch()];
-    await db.catalog.query('update branches set deleted_at = now() where id = $1', [deleted.branchId]);
-    engine.timelines.set('br-of-nobody-12345678', { projectId: 'x', branchId: 'br-of-nobody-12345678' } as never);
+    await db.catalog.query('update branches set deleted_at = now(), purged_at = now() where id = $1', [
+      deleted.branchId,
+    ]);
+    engine.timelines.set('br-of-nobody-12345678', { projectId: 'x', timelineId: 'br-of-nobody-12345678' } as never);
     engine.garbage = ['/pool/a', '/pool/b'];
     await createRecover(parts()).atStart();
     expect(engine.garbage).toEqual([]);
@@ -309,10 +311,12 @@ describe('trim-history', () => {
   test("lets go of what is older than the project's window, of branches that are there", async () => {
     const [branch, deleted] = [await activeBranch(), await activeBranch()];
     await db.catalog.query('update projects set history_retention_seconds = 3600 where id = $1', [branch.projectId]);
-    await db.catalog.query('update branches set deleted_at = now() where id = $1', [deleted.branchId]);
+    await db.catalog.query('update branches set deleted_at = now(), purged_at = now() where id = $1', [
+      deleted.branchId,
+    ]);
     await trimHistory({ ...parts(), nowMs: () => 10_000_000 }).run();
     const trims = engine.calls.filter((call) => call.startsWith('trimHistory'));
-    expect(trims).toContain(`trimHistory ${branch.branchId} ${10_000_000 - 3_600_000}`);
+    expect(trims).toContain(`trimHistory ${branch.branchId} ${10_000_000 - 3_600_000 - 60_000}`);
     expect(trims.join()).not.toContain(deleted.branchId);
   });
 });

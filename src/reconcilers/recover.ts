@@ -7,25 +7,18 @@
  */
 import type { CatalogDatabase } from '../catalog/database.ts';
 import { pruneOperations } from '../catalog/operations.ts';
-import {
-  deletedBranches,
-  endpointFound,
-  endpointLost,
-  endpointsAwake,
-  endpointsByIds,
-  knownBranches,
-} from '../catalog/reconciling.ts';
+import { endpointFound, endpointLost, endpointsAwake, endpointsByIds, timelineOwners } from '../catalog/reconciling.ts';
 import type { Supervisor } from '../compute/types.ts';
 import type { Logger } from '../lib/log.ts';
 import type { OperationQueue } from '../operations/types.ts';
-import type { Storage } from '../storage/types.ts';
+import type { Storage, TimelineRecord } from '../storage/types.ts';
 import type { Reconciler } from './reconciler.ts';
 
 export interface RecoverOptions {
   catalog: CatalogDatabase;
   queue: OperationQueue;
   supervisor: Pick<Supervisor, 'running' | 'address' | 'suspend'>;
-  storage: Pick<Storage, 'listTimelines' | 'removeGarbage'>;
+  storage: Pick<Storage, 'listTimelines' | 'removeGarbage' | 'deleteTimeline'>;
   nodeId: string;
   logger: Logger;
 }
@@ -48,10 +41,7 @@ export function createRecover(options: RecoverOptions): Recover {
 
   const compareTimelines = async (): Promise<void> => {
     const { timelines } = await storage.listTimelines();
-    await removeDeleted(
-      options,
-      timelines.map((timeline) => timeline.branchId),
-    );
+    await removeAbandoned(options, timelines);
     await pruneOperations(catalog, PRUNE_AFTER_DAYS);
   };
 
@@ -62,15 +52,13 @@ export function createRecover(options: RecoverOptions): Recover {
         logger.info({ count: garbage.length }, 'removing unfinished timelines of an earlier run');
         await storage.removeGarbage(garbage);
       }
-      const branchIds = timelines.map((timeline) => timeline.branchId);
-      const known = new Set(await knownBranches(catalog, branchIds));
-      const strangers = branchIds.filter((id) => !known.has(id));
+      const strangers = await removeAbandoned(options, timelines);
       if (strangers.length > 0)
         logger.warn(
-          { branches: strangers.slice(0, 20), count: strangers.length },
-          'the pool holds branches that the catalog does not know; they are kept',
+          { timelines: strangers.slice(0, 20), count: strangers.length },
+          'the pool holds timelines that the catalog does not know; they are kept',
         );
-      await removeDeleted(options, branchIds);
+      await removeStandbys(options, timelines);
       await settleRows(options);
       for (const endpointId of await unwanted(options)) await options.supervisor.suspend(endpointId);
     },
@@ -119,11 +107,30 @@ async function unwanted({ catalog, supervisor }: RecoverOptions): Promise<string
   });
 }
 
-async function removeDeleted({ catalog, queue, logger }: RecoverOptions, branchIds: readonly string[]): Promise<void> {
-  const deleted = await deletedBranches(catalog, branchIds);
-  for (const { id: branchId, projectId } of deleted) {
-    logger.info({ branch: branchId }, 'removing the data of a deleted branch');
-    await catalog.transaction((tx) => queue.append(tx, [{ projectId, branchId, action: 'delete_timeline' }]));
+/** Returns the timelines that no row has ever stood for. */
+async function removeAbandoned(
+  { catalog, queue, logger }: RecoverOptions,
+  timelines: readonly TimelineRecord[],
+): Promise<string[]> {
+  const ids = timelines.filter(({ kind }) => kind !== 'standby').map(({ timelineId }) => timelineId);
+  const owners = await timelineOwners(catalog, ids);
+  const abandoned = owners.filter((owner) => owner.abandoned);
+  for (const { timelineId, projectId, branchId } of abandoned) {
+    logger.info({ timeline: timelineId }, 'removing the data of a deleted branch');
+    const removal = { projectId, branchId, action: 'delete_timeline', payload: { timelineIds: [timelineId] } } as const;
+    await catalog.transaction((tx) => queue.append(tx, [removal]));
   }
-  if (deleted.length > 0) queue.poke();
+  if (abandoned.length > 0) queue.poke();
+  const known = new Set(owners.map(({ timelineId }) => timelineId));
+  return ids.filter((id) => !known.has(id));
+}
+
+/** Of standbys whose compute did not outlive Ballast. */
+async function removeStandbys(
+  { storage, supervisor }: RecoverOptions,
+  timelines: readonly TimelineRecord[],
+): Promise<void> {
+  for (const timeline of timelines) {
+    if (timeline.kind === 'standby' && !supervisor.address(timeline.timelineId)) await storage.deleteTimeline(timeline);
+  }
 }

@@ -1,7 +1,7 @@
 /**
- * Lets go of the WAL that is older than each project's history window.
+ * Lets go of the bases and the WAL that are older than each project's history window.
  */
-import { historyWindows } from '../catalog/reconciling.ts';
+import { historiesToTrim } from '../catalog/reconciling.ts';
 import type { Queryable } from '../catalog/types.ts';
 import type { Storage } from '../storage/types.ts';
 import type { Reconciler } from './reconciler.ts';
@@ -13,13 +13,17 @@ export interface TrimHistoryOptions {
   nowMs?: () => number;
 }
 
+/** A request that was let in at the edge of the window is carried out a moment later. */
+const SLACK_MS = 60_000;
+
 export function trimHistory({ catalog, storage, nodeId, nowMs = Date.now }: TrimHistoryOptions): Reconciler {
   return {
     name: 'trim-history',
     everyMs: 600_000,
     run: async () => {
-      for (const { projectId, branchId, windowSeconds } of await historyWindows(catalog, nodeId)) {
-        await storage.trimHistory({ projectId, branchId }, nowMs() - windowSeconds * 1_000);
+      for (const { projectId, timelineId, windowSeconds, pinned } of await historiesToTrim(catalog, nodeId)) {
+        const startMs = nowMs() - windowSeconds * 1_000 - SLACK_MS;
+        await storage.trimHistory({ projectId, timelineId }, { startMs, pinned });
       }
     },
   };

@@ -57,15 +57,15 @@ export async function pickBase(
   point: { lsn: bigint; timelineId: number; near: boolean },
 ): Promise<ReplaySource | undefined> {
   const bases = (await readBases(layout)).filter((base) => base.timelineId === point.timelineId);
-  const own = bases.map((base) => fromBase(base, record.branchId));
+  const own = bases.map((base) => fromBase(base, record.timelineId));
   const candidates = [...own.toReversed(), ...(await fromTemplate(context, record, point.timelineId))];
   const serves = (base: ReplaySource) => !point.near || point.lsn - base.startLsn < BASE_SERVES_BYTES;
   return candidates.find((base) => base.stopLsn <= point.lsn && serves(base));
 }
 
-function fromBase(base: Base, branchId: string): ReplaySource {
+function fromBase(base: Base, timelineId: string): ReplaySource {
   const { dataDirectory, kind, number } = base;
-  const ref = { kind: 'base', branchId, number } as const;
+  const ref = { kind: 'base', timelineId, number } as const;
   return { dataDirectory, kind, startLsn: parseLsn(base.startLsn), stopLsn: parseLsn(base.stopLsn), ref };
 }
 
@@ -204,7 +204,7 @@ async function pruneBases(context: BaseContext, layout: TimelineLayout): Promise
 
 /** Those from which a child that has yet to recover may have to be made again. */
 async function basesInUse(layout: TimelineLayout): Promise<number[]> {
-  const branchId = path.basename(layout.root);
+  const timelineId = path.basename(layout.root);
   const siblings = await readdir(layout.project);
   const records = await Promise.all(
     siblings.map((name) =>
@@ -212,7 +212,9 @@ async function basesInUse(layout: TimelineLayout): Promise<number[]> {
     ),
   );
   const sources = records.map((record) => (record?.recovery === 'replay' ? record.replaySource : null));
-  return sources.flatMap((source) => (source?.kind === 'base' && source.branchId === branchId ? [source.number] : []));
+  return sources.flatMap((source) =>
+    source?.kind === 'base' && source.timelineId === timelineId ? [source.number] : [],
+  );
 }
 
 /** Tenants cannot make tablespaces; a data directory that has one cannot be cloned by cloning it alone. */

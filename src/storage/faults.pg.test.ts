@@ -106,7 +106,7 @@ describe('on any file system', () => {
       ...Array.from({ length: 4 }, (_item, n) => engine.child(`later-${n}`, `crowd-${n + 4}`)),
     ]);
     const { timelines } = await engine.storage.listTimelines();
-    const names = timelines.map(({ branchId }) => branchId);
+    const names = timelines.map(({ timelineId }) => timelineId);
     expect(names).toEqual(expect.arrayContaining(['crowd-4', 'later-3']));
     expect(names).not.toContain('crowd-0');
   });
@@ -115,7 +115,7 @@ describe('on any file system', () => {
     const at = (lsn: string) =>
       engine.storage.createChildTimeline({
         ...ref('past'),
-        parentBranchId: 'main',
+        parentTimelineId: 'main',
         owner: engine.owner,
         point: { kind: 'lsn', lsn },
       });
@@ -131,7 +131,7 @@ describe('on any file system', () => {
     const point = { kind: 'lsn', lsn } as const;
     const record = await engine.storage.createChildTimeline({
       ...ref('then'),
-      parentBranchId: 'main',
+      parentTimelineId: 'main',
       owner: engine.owner,
       point,
     });

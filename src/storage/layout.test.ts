@@ -10,12 +10,12 @@ const GIB = 1024 ** 3;
 test.each(['../etc', 'a/b', '', '.', 'Upper', 'trash', 'template', 'a'.repeat(80)])(
   'refuses %j as a project',
   (projectId) => {
-    expect(() => timelineLayout('/pool', { projectId, branchId: 'br-1' })).toThrow('no such branch');
+    expect(() => timelineLayout('/pool', { projectId, timelineId: 'br-1' })).toThrow('no such branch');
   },
 );
 
 test('refuses a branch that leaves its project', () => {
-  expect(() => timelineLayout('/pool', { projectId: 'p-1', branchId: '..' })).toThrow('no such branch');
+  expect(() => timelineLayout('/pool', { projectId: 'p-1', timelineId: '..' })).toThrow('no such branch');
 });
 
 test('what is cloned at rest, from a hot base, and as it is', () => {

@@ -49,12 +49,12 @@ export function poolLayout(pool: string): PoolLayout {
 
 /** Throws AppError 'not_found' for ids that cannot be: they become path names. */
 export function timelineLayout(pool: string, timeline: TimelineRef): TimelineLayout {
-  const { projectId, branchId } = timeline;
-  if (!SAFE_NAME.test(projectId) || !SAFE_NAME.test(branchId) || RESERVED_NAMES.has(projectId)) {
-    throw new AppError('not_found', 'no such branch', { internal: `unsafe id ${projectId}/${branchId}` });
+  const { projectId, timelineId } = timeline;
+  if (!SAFE_NAME.test(projectId) || !SAFE_NAME.test(timelineId) || RESERVED_NAMES.has(projectId)) {
+    throw new AppError('not_found', 'no such branch', { internal: `unsafe id ${projectId}/${timelineId}` });
   }
   const project = path.join(pool, projectId);
-  const root = path.join(project, branchId);
+  const root = path.join(project, timelineId);
   return {
     project,
     root,
@@ -65,4 +65,4 @@ export function timelineLayout(pool: string, timeline: TimelineRef): TimelineLay
   };
 }
 
-export const timelineKey = (timeline: TimelineRef): string => `${timeline.projectId}/${timeline.branchId}`;
+export const timelineKey = (timeline: TimelineRef): string => `${timeline.projectId}/${timeline.timelineId}`;

@@ -70,31 +70,31 @@ describe.skipIf(missing !== '')(`power cut ${missing}`, () => {
     await engine.syncPool();
   }
 
-  const fill = (engine: Engine, branchId: string) =>
-    engine.sql(branchId, `create table public.facts as select generate_series(1, ${ROWS}) as n; select 1`);
+  const fill = (engine: Engine, timelineId: string) =>
+    engine.sql(timelineId, `create table public.facts as select generate_series(1, ${ROWS}) as n; select 1`);
 
-  async function rowsOf(engine: Engine, branchId: string): Promise<string> {
-    const record = await engine.storage.readTimeline(ref(branchId));
+  async function rowsOf(engine: Engine, timelineId: string): Promise<string> {
+    const record = await engine.storage.readTimeline(ref(timelineId));
     if (!record) return 'no timeline';
     try {
-      await engine.start(branchId);
-      await engine.sql(branchId, 'create table if not exists public.facts (n int)');
-      return (await engine.sql(branchId, 'select count(*) from public.facts'))[0]![0]!;
+      await engine.start(timelineId);
+      await engine.sql(timelineId, 'create table if not exists public.facts (n int)');
+      return (await engine.sql(timelineId, 'select count(*) from public.facts'))[0]![0]!;
     } catch (error) {
       return `does not start: ${String(error)} ${(error as AppError).internal ?? ''}`;
     } finally {
-      await engine.stop(branchId);
+      await engine.stop(timelineId);
     }
   }
 
-  const scenarios: Record<string, { work: (engine: Engine) => Promise<unknown>; branchId: string; rows: number }> = {
-    'new root': { work: (engine) => engine.root('main'), branchId: 'main', rows: 0 },
+  const scenarios: Record<string, { work: (engine: Engine) => Promise<unknown>; timelineId: string; rows: number }> = {
+    'new root': { work: (engine) => engine.root('main'), timelineId: 'main', rows: 0 },
     'child of a suspended parent': {
       work: async (engine) => {
         await parentAtRest(engine);
         await engine.child('child', 'main');
       },
-      branchId: 'child',
+      timelineId: 'child',
       rows: ROWS,
     },
     'child of a running parent': {
@@ -105,7 +105,7 @@ describe.skipIf(missing !== '')(`power cut ${missing}`, () => {
         await engine.sql('main', 'insert into public.facts select generate_series(5001, 6000)');
         await engine.child('child', 'main');
       },
-      branchId: 'child',
+      timelineId: 'child',
       rows: ROWS,
     },
     'recovered child of a running parent': {
@@ -119,15 +119,15 @@ describe.skipIf(missing !== '')(`power cut ${missing}`, () => {
         // Once a client is in, what it commits must not be lost with the recovery beneath.
         await engine.sql('child', 'insert into public.facts values (0)');
       },
-      branchId: 'child',
+      timelineId: 'child',
       rows: ROWS + 1,
     },
   };
 
   describe.each(['xfs', 'btrfs'] as const)('on %s', (kind) => {
     test.each(Object.keys(scenarios))('%s', async (name) => {
-      const { work, branchId, rows } = scenarios[name]!;
-      expect(await afterCut(kind, durable, work, (engine) => rowsOf(engine, branchId))).toBe(String(rows));
+      const { work, timelineId, rows } = scenarios[name]!;
+      expect(await afterCut(kind, durable, work, (engine) => rowsOf(engine, timelineId))).toBe(String(rows));
     });
   });
 
@@ -177,10 +177,10 @@ describe.skipIf(missing !== '')(`power cut ${missing}`, () => {
     try {
       const { timelines, garbage } = await engine.storage.listTimelines();
       await engine.storage.removeGarbage(garbage);
-      const there = timelines.map(({ branchId }) => branchId);
+      const there = timelines.map(({ timelineId }) => timelineId);
       expect(there).toEqual(expect.arrayContaining([...reported.keys()]));
-      for (const [branchId, atLeast] of [...reported, ['main', mainHad] as const].slice(-3)) {
-        expect(Number(await rowsOf(engine, branchId))).toBeGreaterThanOrEqual(atLeast);
+      for (const [timelineId, atLeast] of [...reported, ['main', mainHad] as const].slice(-3)) {
+        expect(Number(await rowsOf(engine, timelineId))).toBeGreaterThanOrEqual(atLeast);
       }
       expect((await engine.storage.listTimelines()).garbage).toEqual([]);
     } finally {
@@ -207,11 +207,11 @@ describe.skipIf(missing !== '')(`power cut ${missing}`, () => {
       const later = await makeEngine({ pool: left.directory, shared, storage: { bootId: 'another' } });
       try {
         expect(await later.child('grandchild', 'child')).toMatchObject({ recovery: 'replay' });
-        for (const branchId of ['child', 'grandchild']) {
-          expect(await rowsOf(later, branchId)).toBe(String(ROWS));
-          await later.start(branchId);
-          expect(await later.sql(branchId, 'select count(*) from public.more')).toEqual([['50000']]);
-          await later.stop(branchId);
+        for (const timelineId of ['child', 'grandchild']) {
+          expect(await rowsOf(later, timelineId)).toBe(String(ROWS));
+          await later.start(timelineId);
+          expect(await later.sql(timelineId, 'select count(*) from public.more')).toEqual([['50000']]);
+          await later.stop(timelineId);
         }
         const names = await readdir(path.dirname(later.storage.dataDirectory(ref('child'))));
         expect(names.toSorted()).toEqual(['bases', 'pgdata', 'timeline.json', 'wal']);
@@ -257,8 +257,8 @@ describe.skipIf(missing !== '')(`power cut ${missing}`, () => {
       { kind: 'btrfs', step: 'recovered-file', scenario: 'recovered child of a running parent' },
     ];
     test.each(steps)('$step of a $scenario on $kind', async ({ kind, step, scenario }) => {
-      const { work, branchId, rows } = scenarios[scenario]!;
-      const found = await afterCut(kind, durableWithout([step]), work, (engine) => rowsOf(engine, branchId));
+      const { work, timelineId, rows } = scenarios[scenario]!;
+      const found = await afterCut(kind, durableWithout([step]), work, (engine) => rowsOf(engine, timelineId));
       expect(found).not.toBe(String(rows));
     });
   });

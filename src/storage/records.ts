@@ -20,7 +20,7 @@ export interface StoredTimeline extends TimelineRecord {
   replaySource: ReplaySourceRef | null;
 }
 
-export type ReplaySourceRef = { kind: 'template'; name: string } | { kind: 'base'; branchId: string; number: number };
+export type ReplaySourceRef = { kind: 'template'; name: string } | { kind: 'base'; timelineId: string; number: number };
 
 export interface BaseRecord {
   formatVersion: 1;
@@ -41,9 +41,17 @@ export interface Base extends BaseRecord {
 }
 
 export async function readTimelineRecord(layout: Pick<TimelineLayout, 'record'>): Promise<StoredTimeline | undefined> {
-  const record = await readJson<StoredTimeline>(layout.record);
-  if (record === undefined) return undefined;
-  return record.formatVersion === 1 ? record : undefined;
+  const record = await readJson<StoredTimeline & BranchNamed>(layout.record);
+  if (record?.formatVersion !== 1) return undefined;
+  const { branchId, parentBranchId, ...rest } = record;
+  if (branchId === undefined) return rest;
+  return { ...rest, kind: 'branch', timelineId: branchId, parentTimelineId: parentBranchId ?? null };
+}
+
+/** Records from before timelines had names of their own. */
+interface BranchNamed {
+  branchId?: string;
+  parentBranchId?: string | null;
 }
 
 /**

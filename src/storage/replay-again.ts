@@ -100,12 +100,12 @@ async function findSource(
     if (template) return { dataDirectory: template.dataDirectory, kind: 'rest', ref };
   }
   if (ref?.kind === 'base') {
-    const layout = timelineLayout(context.pool, { projectId: record.projectId, branchId: ref.branchId });
+    const layout = timelineLayout(context.pool, { projectId: record.projectId, timelineId: ref.timelineId });
     const base = (await readBases(layout)).find(({ number }) => number === ref.number);
     if (base) return { dataDirectory: base.dataDirectory, kind: base.kind, ref };
   }
   throw new AppError('internal', 'the branch was interrupted by a power failure and its source is gone', {
-    internal: `replay source ${JSON.stringify(ref)} of ${record.branchId}`,
+    internal: `replay source ${JSON.stringify(ref)} of ${record.timelineId}`,
   });
 }
 

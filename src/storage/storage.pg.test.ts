@@ -39,7 +39,7 @@ describe.each(KINDS.map((kind) => ({ kind, missing: missingFor(kind) })))(
 
     testHere('a root has a system identifier of its own and starts', async () => {
       const main = await engine.root('main');
-      expect(main).toMatchObject({ recovery: 'none', parentBranchId: null, pgVersion: MAJOR });
+      expect(main).toMatchObject({ recovery: 'none', parentTimelineId: null, pgVersion: MAJOR });
       await engine.start('main');
       expect(await engine.sql('main', 'select system_identifier from pg_control_system()')).toEqual([
         [main.systemIdentifier],
@@ -54,7 +54,7 @@ describe.each(KINDS.map((kind) => ({ kind, missing: missingFor(kind) })))(
 
     testHere('a child of a suspended parent has its rows, another timeline id, and goes its own way', async () => {
       const child = await engine.child('rest', 'main');
-      expect(child).toMatchObject({ recovery: 'promote', parentBranchId: 'main', suspectSubscriptions: false });
+      expect(child).toMatchObject({ recovery: 'promote', parentTimelineId: 'main', suspectSubscriptions: false });
       expect(child.branchTimestamp).toMatch(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/);
       await Promise.all([engine.start('rest'), engine.start('main')]);
       expect(await engine.storage.readTimeline(ref('rest'))).toMatchObject({ recovery: 'none' });
@@ -90,20 +90,20 @@ describe.each(KINDS.map((kind) => ({ kind, missing: missingFor(kind) })))(
           last += 1;
         }
       })();
-      const seen: { branchId: string; atLeast: number; lsn: string }[] = [];
-      for (const branchId of ['hot-1', 'hot-2', 'hot-3']) {
+      const seen: { timelineId: string; atLeast: number; lsn: string }[] = [];
+      for (const timelineId of ['hot-1', 'hot-2', 'hot-3']) {
         const atLeast = last;
-        const record = await engine.child(branchId, 'main');
+        const record = await engine.child(timelineId, 'main');
         expect(record.recovery).toBe('replay');
-        seen.push({ branchId, atLeast, lsn: record.branchLsn! });
+        seen.push({ timelineId, atLeast, lsn: record.branchLsn! });
       }
       stop = true;
       await writing;
       await writer.end();
-      for (const { branchId, atLeast, lsn } of seen) {
-        await engine.start(branchId);
+      for (const { timelineId, atLeast, lsn } of seen) {
+        await engine.start(timelineId);
         const [[count, max, beyond]] = (await engine.sql(
-          branchId,
+          timelineId,
           `select count(*), max(n), count(*) filter (where lsn > '${lsn}') from public.ledger`,
         )) as [[string, string, string]];
         expect(Number(max)).toBe(Number(count));
@@ -112,7 +112,7 @@ describe.each(KINDS.map((kind) => ({ kind, missing: missingFor(kind) })))(
         const parentHas = await engine.sql('main', `select count(*) from public.ledger where lsn < '${lsn}'`);
         // The row whose insert began before the point may have committed after it.
         expect(Number(parentHas[0]![0]) - Number(count)).toBeLessThanOrEqual(1);
-        await engine.stop(branchId);
+        await engine.stop(timelineId);
       }
       expect(parseLsn(seen[0]!.lsn)).toBeLessThan(parseLsn(seen[2]!.lsn));
     });
@@ -163,12 +163,12 @@ describe.each(KINDS.map((kind) => ({ kind, missing: missingFor(kind) })))(
     testHere('ten deep, each level with its own row', async () => {
       let parent = 'main';
       for (let depth = 1; depth <= 10; depth += 1) {
-        const branchId = `deep-${depth}`;
-        await engine.child(branchId, parent);
-        await engine.start(branchId, { max_logical_replication_workers: '0' });
-        await engine.sql(branchId, `insert into public.notes values (${90_000 + depth})`);
-        await engine.stop(branchId);
-        parent = branchId;
+        const timelineId = `deep-${depth}`;
+        await engine.child(timelineId, parent);
+        await engine.start(timelineId, { max_logical_replication_workers: '0' });
+        await engine.sql(timelineId, `insert into public.notes values (${90_000 + depth})`);
+        await engine.stop(timelineId);
+        parent = timelineId;
       }
       await engine.start('deep-10', { max_logical_replication_workers: '0' });
       expect(await engine.sql('deep-10', 'select count(*) from public.notes where id > 90000')).toEqual([['10']]);

@@ -102,7 +102,14 @@ export async function createStorage(options: StorageOptions): Promise<Storage> {
     prepareTemplate: async (pgVersion) => void (await state.templates.get(pgVersion)),
     finishRecovery: (timeline) => finishRecovery(state, timeline),
     afterSuspend: (timeline) => restWork(state, timeline),
-    trimHistory: (timeline, olderThanMs) => trimHistory(state, timeline, olderThanMs),
+    createStandbyTimeline: async () => {
+      throw new AppError('not_implemented', 'standbys');
+    },
+    resolvePoint: async () => {
+      throw new AppError('not_implemented', 'points in the past');
+    },
+    keepHistory: async () => undefined,
+    trimHistory: (timeline, { startMs }) => trimHistory(state, timeline, startMs),
     size: (timeline) => measureSize(layoutOf(timeline)),
     poolStatus: () => state.pool.status(),
     assertRoomForTimeline: () => state.pool.assertRoom(),
@@ -185,12 +192,13 @@ function createRoot(state: State, spec: RootTimelineSpec): Promise<TimelineRecor
     await cloneTemplate(state.context, template, layout, { systemIdentifier, owner: spec.owner });
     return {
       formatVersion: 1,
+      kind: 'branch',
       projectId: spec.projectId,
-      branchId: spec.branchId,
+      timelineId: spec.timelineId,
       pgVersion: spec.pgVersion,
       build: template.build,
       systemIdentifier: String(systemIdentifier),
-      parentBranchId: null,
+      parentTimelineId: null,
       branchLsn: null,
       branchTimestamp: null,
       recovery: 'none',
@@ -208,7 +216,7 @@ async function createChild(
   spec: ChildTimelineSpec,
   signal: AbortSignal | undefined,
 ): Promise<TimelineRecord> {
-  const parentRef = { projectId: spec.projectId, branchId: spec.parentBranchId };
+  const parentRef = { projectId: spec.projectId, timelineId: spec.parentTimelineId };
   const late = AbortSignal.timeout(state.options.parentWithinMs ?? PARENT_WITHIN_MS);
   const waiting = signal ? AbortSignal.any([signal, late]) : late;
   await mend(state, parentRef);
@@ -237,12 +245,13 @@ function createChildNow(
       const made = await materialise(state.context, parent, layout, spec);
       return {
         formatVersion: 1,
+        kind: spec.kind ?? 'branch',
         projectId: spec.projectId,
-        branchId: spec.branchId,
+        timelineId: spec.timelineId,
         pgVersion: parent.record.pgVersion,
         build: parent.record.build,
         systemIdentifier: parent.record.systemIdentifier,
-        parentBranchId: spec.parentBranchId,
+        parentTimelineId: spec.parentTimelineId,
         ...made,
         createdAt: state.now().toISOString(),
         template: null,
@@ -375,9 +384,9 @@ async function listTimelines(state: State): Promise<{ timelines: TimelineRecord[
   const garbage = (await readdir(state.layout.trash)).map((name) => path.join(state.layout.trash, name));
   for (const projectId of await directoriesIn(state.layout.root)) {
     if (RESERVED_NAMES.has(projectId)) continue;
-    for (const branchId of await directoriesIn(path.join(state.layout.root, projectId))) {
-      const root = path.join(state.layout.root, projectId, branchId);
-      const record = await recordOf(state, { projectId, branchId });
+    for (const timelineId of await directoriesIn(path.join(state.layout.root, projectId))) {
+      const root = path.join(state.layout.root, projectId, timelineId);
+      const record = await recordOf(state, { projectId, timelineId });
       if (record) timelines.push(record);
       else if (!state.inProgress.has(root)) garbage.push(root);
     }

@@ -1,13 +1,16 @@
 /**
  * What storage takes and gives: plain specs in, facts out. Storage never sees the catalog.
  *
- * A timeline is a branch's data on disk, at `<pool>/<projectId>/<branchId>/` (layout in storage/layout.ts).
+ * A timeline is a branch's data on disk, at `<pool>/<projectId>/<timelineId>/` (layout in storage/layout.ts). Restoring
+ * a branch gives it another timeline; which one it has is the catalog's to know.
  */
 import type { Lsn } from '../lib/lsn.ts';
+import type { HistoryWindow, PointQuery, ResolvedPoint } from '../lib/point.ts';
 
 export interface TimelineRef {
   projectId: string;
-  branchId: string;
+  /** The first timeline of a branch has the branch's id, a snapshot's the snapshot's, a standby its endpoint's. */
+  timelineId: string;
 }
 
 /** The operating-system user that owns a project's files and runs its computes. Undefined: Ballast's own user. */
@@ -23,20 +26,33 @@ export interface RootTimelineSpec extends TimelineRef {
   owner: FileOwner | undefined;
 }
 
+/** `head` is the newest transaction that was durable when the work began. */
+export type TimelinePoint = { kind: 'head' } | { kind: 'lsn'; lsn: Lsn };
+
 export interface ChildTimelineSpec extends TimelineRef {
-  parentBranchId: string;
+  parentTimelineId: string;
   owner: FileOwner | undefined;
-  /** `head` is the newest transaction that was durable when the work began. */
-  point: { kind: 'head' } | { kind: 'lsn'; lsn: Lsn };
+  point: TimelinePoint;
+  /** A snapshot is never started. Default: branch. */
+  kind?: 'branch' | 'snapshot';
+}
+
+/** Like a child, but it is never promoted: Postgres stays in recovery on it and answers queries. */
+export interface StandbyTimelineSpec extends TimelineRef {
+  parentTimelineId: string;
+  owner: FileOwner | undefined;
+  point: TimelinePoint;
 }
 
 /** The content of timeline.json, the commit record of a timeline. Without that file the directory is garbage. */
 export interface TimelineRecord extends TimelineRef {
   formatVersion: 1;
+  /** `standby`: worth nothing without the compute that runs on it. */
+  kind: 'branch' | 'snapshot' | 'standby';
   pgVersion: number;
   /** PostgreSQL's system identifier, one per project, decimal. */
   systemIdentifier: string;
-  parentBranchId: string | null;
+  parentTimelineId: string | null;
   /** Where it left its parent. Null for a root. */
   branchLsn: Lsn | null;
   /** Time of the last commit at or before branchLsn, ISO with microseconds; null when none was seen. */
@@ -95,6 +111,13 @@ export interface Storage {
    * Waits while the parent starts or stops; `signal` ends that waiting.
    */
   createChildTimeline(spec: ChildTimelineSpec, signal?: AbortSignal): Promise<TimelineRecord>;
+  /** Makes a standby's data anew; whatever was there under that id is thrown away. Not durable: a crash ends it. */
+  createStandbyTimeline(spec: StandbyTimelineSpec, signal?: AbortSignal): Promise<TimelineRecord>;
+  /**
+   * Where a point of the timeline's history lies, by its WAL. A time means the last commit at or before it.
+   * Throws 'unprocessable' for what is outside of the window, before the timeline began, or in the future.
+   */
+  resolvePoint(timeline: TimelineRef, query: PointQuery, window: HistoryWindow): Promise<ResolvedPoint>;
   /** Renames away, then removes; the timeline is gone when it returns. No error if there is none. */
   deleteTimeline(timeline: TimelineRef): Promise<void>;
   readTimeline(timeline: TimelineRef): Promise<TimelineRecord | undefined>;
@@ -112,8 +135,13 @@ export interface Storage {
   finishRecovery(timeline: TimelineRef): Promise<TimelineRecord>;
   /** Called when a compute has stopped cleanly: takes a base where that is cheap, rewrites fragmented files. */
   afterSuspend(timeline: TimelineRef): Promise<void>;
-  /** Removes archived WAL from before `olderThanMs` (since the epoch) that no clone of the head needs. */
-  trimHistory(timeline: TimelineRef, olderThanMs: number): Promise<void>;
+  /** Takes a base where much WAL has been written since the last one, so that every point stays cheap to reach. */
+  keepHistory(timeline: TimelineRef): Promise<void>;
+  /**
+   * Removes bases and WAL that no point from `startMs` (since the epoch) on needs. What children, or the `pinned`
+   * points, still need stays.
+   */
+  trimHistory(timeline: TimelineRef, window: { startMs: number; pinned: readonly Lsn[] }): Promise<void>;
   size(timeline: TimelineRef): Promise<TimelineSize>;
   poolStatus(): Promise<PoolStatus>;
   /** Throws 'unavailable' when a new timeline must be refused for lack of space. */

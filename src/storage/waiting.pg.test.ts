@@ -23,9 +23,9 @@ afterAll(async () => {
   await pool?.remove();
 });
 
-const child = (branchId: string, signal?: AbortSignal) =>
+const child = (timelineId: string, signal?: AbortSignal) =>
   engine.storage.createChildTimeline(
-    { ...ref(branchId), parentBranchId: 'main', owner: engine.owner, point: { kind: 'head' } },
+    { ...ref(timelineId), parentTimelineId: 'main', owner: engine.owner, point: { kind: 'head' } },
     signal,
   );
 
@@ -42,7 +42,7 @@ test('waiting ends with the signal, or when it has taken too long', async () => 
   await expect(child('late')).rejects.toMatchObject({ kind: 'unavailable' });
   await engine.stop('main');
   const { timelines, garbage } = await engine.storage.listTimelines();
-  expect(timelines.map(({ branchId }) => branchId).toSorted()).toEqual(['main', 'patient']);
+  expect(timelines.map(({ timelineId }) => timelineId).toSorted()).toEqual(['main', 'patient']);
   expect(garbage).toEqual([]);
 });
 

@@ -34,12 +34,10 @@ export async function insertBranch(
   options: { parentId?: string; branchState?: string; endpointState?: string; suspendTimeoutSeconds?: number } = {},
 ): Promise<TestBranch> {
   const [branchId, endpointId] = [newBranchId(), newEndpointId()];
-  await db.query(`insert into branches (id, project_id, parent_id, name, current_state) values ($1, $2, $3, $1, $4)`, [
-    branchId,
-    projectId,
-    options.parentId ?? null,
-    options.branchState ?? 'ready',
-  ]);
+  await db.query(
+    `insert into branches (id, project_id, parent_id, name, current_state, timeline_id) values ($1, $2, $3, $1, $4, $1)`,
+    [branchId, projectId, options.parentId ?? null, options.branchState ?? 'ready'],
+  );
   await db.query(
     `insert into endpoints (id, project_id, branch_id, type, current_state, autoscaling_limit_min_cu,
        autoscaling_limit_max_cu, suspend_timeout_seconds, region_id)

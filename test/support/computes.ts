@@ -89,7 +89,7 @@ export async function openTestEngine(logger: Logger = silentLogger()): Promise<T
     supervisor: anotherSupervisor(),
     spec: (endpointId, major, overrides = {}) => ({
       endpointId,
-      timeline: { projectId: 'p', branchId: endpointId.replace('ep-', 'br-') },
+      timeline: { projectId: 'p', timelineId: endpointId.replace('ep-', 'br-') },
       pgVersion: major,
       owner,
       minCu: 0.25,
@@ -146,7 +146,7 @@ function testStorage(
     removeDirectory: (directory) => rm(directory, { recursive: true, force: true }),
   });
   const locks = new KeyLock();
-  const rootOf = (timeline: TimelineRef) => path.join(home.pool, timeline.projectId, timeline.branchId);
+  const rootOf = (timeline: TimelineRef) => path.join(home.pool, timeline.projectId, timeline.timelineId);
   const recordFile = (timeline: TimelineRef) => path.join(rootOf(timeline), 'timeline.json');
   const readTimeline = async (timeline: TimelineRef) => {
     try {
@@ -182,9 +182,10 @@ function testStorage(
       const record: TimelineRecord = {
         ...timeline,
         formatVersion: 1,
+        kind: 'branch',
         pgVersion: major,
         systemIdentifier: '0',
-        parentBranchId: null,
+        parentTimelineId: null,
         branchLsn: null,
         branchTimestamp: null,
         recovery: options.recovery ?? 'none',
@@ -205,7 +206,7 @@ function testStorage(
         suspectSubscriptions: false,
       };
       await writeFile(recordFile(timeline), JSON.stringify(record));
-      finished.push(timeline.branchId);
+      finished.push(timeline.timelineId);
       return record;
     },
     listTimelines: async () => ({

@@ -6,7 +6,11 @@ import { handlers } from '../../src/api/handlers.ts';
 import { createApiServer } from '../../src/api/server.ts';
 import { createControlPlane, type ControlPlane } from '../../src/control-plane/control-plane.ts';
 import type { Caller } from '../../src/control-plane/caller.ts';
-import type { ControlPlaneConfig, PreloadLibraryFacts } from '../../src/control-plane/context.ts';
+import type {
+  ControlPlaneConfig,
+  ControlPlaneDependencies,
+  PreloadLibraryFacts,
+} from '../../src/control-plane/context.ts';
 import { ensureOwner, makeOwnerKey, type Owner } from '../../src/control-plane/first-start.ts';
 import { silentLogger } from '../../src/lib/log.ts';
 import { SecretBox } from '../../src/lib/secret-box.ts';
@@ -32,6 +36,9 @@ export interface TestControlPlane {
   close(): Promise<void>;
 }
 
+/** What the engine would answer; each has a default that refuses nothing. */
+export type TestEngineAnswers = Partial<Pick<ControlPlaneDependencies, 'assertRoomForTimeline' | 'resolvePoint'>>;
+
 const LIBRARIES: PreloadLibraryFacts[] = [
   {
     name: 'pg_stat_statements',
@@ -42,9 +49,7 @@ const LIBRARIES: PreloadLibraryFacts[] = [
   },
 ];
 
-export async function openTestControlPlane(
-  options: { assertRoomForTimeline?: () => Promise<void> } = {},
-): Promise<TestControlPlane> {
+export async function openTestControlPlane(options: TestEngineAnswers = {}): Promise<TestControlPlane> {
   const opened = await openTestCatalog();
   const { catalog } = opened;
   const owner = await catalog.transaction(ensureOwner);
@@ -61,6 +66,7 @@ export async function openTestControlPlane(
     config,
     availableMajors: async () => [16, 17],
     assertRoomForTimeline: options.assertRoomForTimeline ?? (async () => undefined),
+    resolvePoint: options.resolvePoint ?? (async () => ({ lsn: '0/1964258', time: '2026-01-16T20:53:56.123456Z' })),
     preloadLibraries: async () => LIBRARIES,
     onProjectChanged: (projectId) => changed.push(projectId),
   });
@@ -112,7 +118,7 @@ export interface TestApi extends TestControlPlane {
 }
 
 /** The control plane behind the real edge of the API. */
-export async function openTestApi(options: { assertRoomForTimeline?: () => Promise<void> } = {}): Promise<TestApi> {
+export async function openTestApi(options: TestEngineAnswers = {}): Promise<TestApi> {
   const test = await openTestControlPlane(options);
   const key = await makeOwnerKey(test.catalog, test.owner, 'test');
   const server = createApiServer({

@@ -26,14 +26,14 @@ export interface Engine {
   storage: Storage;
   owner: FileOwner | undefined;
   /** Starts the timeline's Postgres; finishes its recovery when it is the first start. */
-  start(branchId: string, settings?: Record<string, string>): Promise<void>;
+  start(timelineId: string, settings?: Record<string, string>): Promise<void>;
   /** The first start of a clone, up to a checkpoint; fsync stays off and storage is told nothing. */
-  startUnfinished(branchId: string): Promise<void>;
-  stop(branchId: string, how?: 'fast' | 'kill'): Promise<void>;
-  sql(branchId: string, statement: string): Promise<(string | null)[][]>;
-  client(branchId: string): Promise<pg.Client>;
-  root(branchId: string): Promise<TimelineRecord>;
-  child(branchId: string, parentBranchId: string): Promise<TimelineRecord>;
+  startUnfinished(timelineId: string): Promise<void>;
+  stop(timelineId: string, how?: 'fast' | 'kill'): Promise<void>;
+  sql(timelineId: string, statement: string): Promise<(string | null)[][]>;
+  client(timelineId: string): Promise<pg.Client>;
+  root(timelineId: string): Promise<TimelineRecord>;
+  child(timelineId: string, parentTimelineId: string): Promise<TimelineRecord>;
   /** Everything that was written to the pool so far survives a power cut; for what a test does not examine. */
   syncPool(): Promise<void>;
   close(): Promise<void>;
@@ -53,7 +53,7 @@ interface Running {
   sockets: string;
 }
 
-export const ref = (branchId: string): TimelineRef => ({ projectId: PROJECT, branchId });
+export const ref = (timelineId: string): TimelineRef => ({ projectId: PROJECT, timelineId });
 
 export async function makeEngine(options: EngineOptions): Promise<Engine> {
   const major = options.major ?? MAJOR;
@@ -72,37 +72,37 @@ export async function makeEngine(options: EngineOptions): Promise<Engine> {
     prepareExtensions: async () => undefined,
   });
   const running = new Map<string, Running>();
-  const login = (branchId: string) => {
-    const found = running.get(branchId);
-    if (!found) throw new Error(`${branchId} does not run`);
+  const login = (timelineId: string) => {
+    const found = running.get(timelineId);
+    if (!found) throw new Error(`${timelineId} does not run`);
     return { socketDirectory: found.sockets, port: 5432, database: 'postgres', secret: SECRET, major };
   };
   const storage = await createStorage({
     home: { pool: options.pool, secrets },
     installations,
     logger,
-    findLivePostgres: ({ branchId }) => (running.has(branchId) ? livePostgres(() => login(branchId)) : undefined),
+    findLivePostgres: ({ timelineId }) => (running.has(timelineId) ? livePostgres(() => login(timelineId)) : undefined),
     ...options.storage,
   });
   const owner = process.getuid?.() === 0 ? { uid: 712_345, gid: 712_345 } : undefined;
 
-  const launch = async (branchId: string, settings: Record<string, string>): Promise<Running> => {
+  const launch = async (timelineId: string, settings: Record<string, string>): Promise<Running> => {
     const sockets = await mkdtemp(path.join(os.tmpdir(), 'bs-'));
     await chmod(sockets, 0o777);
     const all: Record<string, string> = {
       unix_socket_directories: sockets,
       shared_buffers: '16MB',
       archive_mode: 'on',
-      archive_command: archiveCommand(storage.walDirectory(ref(branchId))),
+      archive_command: archiveCommand(storage.walDirectory(ref(timelineId))),
       hot_standby: 'off',
       ...settings,
     };
     const server = await startServer({
       installation: await installations.get(major),
-      dataDirectory: storage.dataDirectory(ref(branchId)),
+      dataDirectory: storage.dataDirectory(ref(timelineId)),
       owner,
       args: Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value}`]),
-      logFile: path.join(home, `${branchId}.log`),
+      logFile: path.join(home, `${timelineId}.log`),
       readyWithinMs: 30_000,
     }).catch(async (error: unknown) => {
       await rm(sockets, { recursive: true, force: true });
@@ -111,11 +111,11 @@ export async function makeEngine(options: EngineOptions): Promise<Engine> {
     return { server, sockets };
   };
 
-  const halt = async (branchId: string, how: 'fast' | 'kill') => {
-    const found = running.get(branchId);
+  const halt = async (timelineId: string, how: 'fast' | 'kill') => {
+    const found = running.get(timelineId);
     if (!found) return;
-    running.delete(branchId);
-    const dataDirectory = storage.dataDirectory(ref(branchId));
+    running.delete(timelineId);
+    const dataDirectory = storage.dataDirectory(ref(timelineId));
     if (how === 'kill') {
       process.kill(-found.server.pid, 'SIGKILL');
       // Polled: the event of an unreferenced child would not keep this process waiting.
@@ -127,54 +127,54 @@ export async function makeEngine(options: EngineOptions): Promise<Engine> {
   const engine: Engine = {
     storage,
     owner,
-    start: (branchId, settings = {}) =>
-      storage.withDataDirectory(ref(branchId), async () => {
-        const record = await storage.readTimeline(ref(branchId));
+    start: (timelineId, settings = {}) =>
+      storage.withDataDirectory(ref(timelineId), async () => {
+        const record = await storage.readTimeline(ref(timelineId));
         const replays = record?.recovery === 'replay';
-        const own = path.join(storage.dataDirectory(ref(branchId)), 'postgresql.auto.conf');
+        const own = path.join(storage.dataDirectory(ref(timelineId)), 'postgresql.auto.conf');
         if (replays) await writeFile(own, 'fsync = off\n');
-        running.set(branchId, await launch(branchId, settings));
+        running.set(timelineId, await launch(timelineId, settings));
         if (replays) {
           await writeFile(own, '');
-          const session = await openInternalSession(login(branchId));
+          const session = await openInternalSession(login(timelineId));
           await session.query('select pg_reload_conf()');
           while ((await session.query('show fsync'))[0]![0] !== 'on');
           await session.query('CHECKPOINT');
           await session.close();
         }
-        await storage.finishRecovery(ref(branchId));
+        await storage.finishRecovery(ref(timelineId));
       }),
-    startUnfinished: (branchId) =>
-      storage.withDataDirectory(ref(branchId), async () => {
-        running.set(branchId, await launch(branchId, { fsync: 'off' }));
-        const session = await openInternalSession(login(branchId));
+    startUnfinished: (timelineId) =>
+      storage.withDataDirectory(ref(timelineId), async () => {
+        running.set(timelineId, await launch(timelineId, { fsync: 'off' }));
+        const session = await openInternalSession(login(timelineId));
         await session.query('CHECKPOINT');
         await session.close();
       }),
-    stop: (branchId, how = 'fast') => storage.withDataDirectory(ref(branchId), () => halt(branchId, how)),
-    sql: async (branchId, statement) => {
-      const session = await openInternalSession(login(branchId));
+    stop: (timelineId, how = 'fast') => storage.withDataDirectory(ref(timelineId), () => halt(timelineId, how)),
+    sql: async (timelineId, statement) => {
+      const session = await openInternalSession(login(timelineId));
       try {
         return await session.query(statement);
       } finally {
         await session.close();
       }
     },
-    client: async (branchId) => {
-      const { socketDirectory, port, database, secret } = login(branchId);
+    client: async (timelineId) => {
+      const { socketDirectory, port, database, secret } = login(timelineId);
       const client = new pg.Client({ host: socketDirectory, port, database, user: 'cloud_admin', password: secret });
       client.on('error', () => undefined);
       await client.connect();
       return client;
     },
-    root: (branchId) => storage.createRootTimeline({ ...ref(branchId), pgVersion: major, owner }),
-    child: (branchId, parentBranchId) =>
-      storage.createChildTimeline({ ...ref(branchId), parentBranchId, owner, point: { kind: 'head' } }),
+    root: (timelineId) => storage.createRootTimeline({ ...ref(timelineId), pgVersion: major, owner }),
+    child: (timelineId, parentTimelineId) =>
+      storage.createChildTimeline({ ...ref(timelineId), parentTimelineId, owner, point: { kind: 'head' } }),
     syncPool: async () => {
       await run('sync', ['-f', options.pool]);
     },
     close: async () => {
-      for (const branchId of running.keys()) await halt(branchId, 'kill');
+      for (const timelineId of running.keys()) await halt(timelineId, 'kill');
       await rm(home, { recursive: true, force: true });
     },
   };

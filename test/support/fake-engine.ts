@@ -61,15 +61,16 @@ type Call = (text: string) => Promise<void>;
 
 function createStorage(engine: FakeEngine, call: Call): Storage {
   const create = (spec: TimelineRef, record: Partial<TimelineRecord>): TimelineRecord => {
-    const existing = engine.timelines.get(spec.branchId);
+    const existing = engine.timelines.get(spec.timelineId);
     if (existing) return existing;
     const made = {
       projectId: spec.projectId,
-      branchId: spec.branchId,
+      timelineId: spec.timelineId,
       formatVersion: 1,
+      kind: 'branch',
       pgVersion: 17,
       systemIdentifier: '1',
-      parentBranchId: null,
+      parentTimelineId: null,
       branchLsn: null,
       branchTimestamp: null,
       recovery: 'none',
@@ -77,36 +78,48 @@ function createStorage(engine: FakeEngine, call: Call): Storage {
       createdAt: new Date().toISOString(),
       ...record,
     } as TimelineRecord;
-    engine.timelines.set(spec.branchId, made);
+    engine.timelines.set(spec.timelineId, made);
     return made;
   };
   return {
     prepareTemplate: async () => undefined,
-    trimHistory: async ({ branchId }, olderThanMs) => call(`trimHistory ${branchId} ${olderThanMs}`),
+    keepHistory: async ({ timelineId }) => call(`keepHistory ${timelineId}`),
+    trimHistory: async ({ timelineId }, { startMs, pinned }) =>
+      call([`trimHistory ${timelineId} ${startMs}`, ...pinned].join(' ')),
     createRootTimeline: async (spec) => {
-      await call(`createRoot ${spec.branchId}`);
+      await call(`createRoot ${spec.timelineId}`);
       return create(spec, {});
     },
+    createStandbyTimeline: async (spec) => {
+      await call(`createStandby ${spec.timelineId}`);
+      engine.timelines.delete(spec.timelineId);
+      return create(spec, { kind: 'standby', parentTimelineId: spec.parentTimelineId, branchLsn: '0/1964258' });
+    },
+    resolvePoint: async (timeline, query) => {
+      await call(`resolve ${timeline.timelineId} ${JSON.stringify(query)}`);
+      return { lsn: query.kind === 'lsn' ? query.lsn : '0/1964258', time: '2026-01-16T20:53:56.123456Z' };
+    },
     createChildTimeline: async (spec) => {
-      await call(`createChild ${spec.branchId}`);
-      if (!engine.timelines.has(spec.parentBranchId)) throw new AppError('not_found', 'the parent has no data');
+      await call(`createChild ${spec.timelineId}`);
+      if (!engine.timelines.has(spec.parentTimelineId)) throw new AppError('not_found', 'the parent has no data');
       return create(spec, {
-        parentBranchId: spec.parentBranchId,
-        branchLsn: '0/1964258',
+        kind: spec.kind ?? 'branch',
+        parentTimelineId: spec.parentTimelineId,
+        branchLsn: spec.point.kind === 'lsn' ? spec.point.lsn : '0/1964258',
         branchTimestamp: '2026-01-16T20:53:56.123456Z',
         recovery: 'promote',
       });
     },
     deleteTimeline: async (timeline) => {
-      await call(`delete ${timeline.branchId}`);
-      engine.timelines.delete(timeline.branchId);
+      await call(`delete ${timeline.timelineId}`);
+      engine.timelines.delete(timeline.timelineId);
     },
-    readTimeline: async (timeline) => engine.timelines.get(timeline.branchId),
-    dataDirectory: (timeline) => `/pool/${timeline.branchId}/pgdata`,
-    walDirectory: (timeline) => `/pool/${timeline.branchId}/wal`,
+    readTimeline: async (timeline) => engine.timelines.get(timeline.timelineId),
+    dataDirectory: (timeline) => `/pool/${timeline.timelineId}/pgdata`,
+    walDirectory: (timeline) => `/pool/${timeline.timelineId}/wal`,
     withDataDirectory: (_timeline, work) => work(),
-    finishRecovery: async (timeline) => engine.timelines.get(timeline.branchId)!,
-    afterSuspend: (timeline) => call(`afterSuspend ${timeline.branchId}`),
+    finishRecovery: async (timeline) => engine.timelines.get(timeline.timelineId)!,
+    afterSuspend: (timeline) => call(`afterSuspend ${timeline.timelineId}`),
     size: async () => ({ logicalBytes: 30_000_000, extents: 10 }),
     poolStatus: async () => engine.pool,
     assertRoomForTimeline: async () => undefined,
@@ -123,9 +136,9 @@ function createSupervisor(engine: FakeEngine, call: Call, exitListeners: ((endpo
   const factsOf = (endpointId: string) => {
     const spec = engine.computes.get(endpointId);
     if (!spec) throw new AppError('not_found', 'the compute is not running');
-    const { branchId } = spec.timeline;
-    let facts = engine.facts.get(branchId);
-    if (!facts) engine.facts.set(branchId, (facts = { roles: [], databases: [] }));
+    const { timelineId } = spec.timeline;
+    let facts = engine.facts.get(timelineId);
+    if (!facts) engine.facts.set(timelineId, (facts = { roles: [], databases: [] }));
     return facts;
   };
   const apply = (endpointId: string, changes: readonly ComputeChange[]): void => {
@@ -138,7 +151,7 @@ function createSupervisor(engine: FakeEngine, call: Call, exitListeners: ((endpo
   return {
     start: async (spec, changes) => {
       await call(`start ${spec.endpointId}`);
-      if (!engine.timelines.has(spec.timeline.branchId)) throw new AppError('not_found', 'the branch has no data');
+      if (!engine.timelines.has(spec.timeline.timelineId)) throw new AppError('not_found', 'the branch has no data');
       engine.computes.set(spec.endpointId, spec);
       apply(spec.endpointId, changes);
       usedAtMs.set(spec.endpointId, performance.now());

@@ -48,7 +48,7 @@ export function computeSpec(
   const defaults = preload['use_defaults'] === false ? [] : context.defaultPreloadLibraries;
   return {
     endpointId: work.endpointId,
-    timeline: { projectId: work.projectId, branchId: work.branchId },
+    timeline: { projectId: work.projectId, timelineId: work.timelineId },
     pgVersion: work.pgVersion,
     owner: context.ownerOf(work.projectNumber),
     minCu: work.autoscalingLimitMinCu,

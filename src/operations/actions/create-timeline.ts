@@ -14,7 +14,7 @@ export function createTimeline({ catalog, storage, ownerOf }: ActionContext): Ac
       if (!work) throw new AppError('not_found', 'branch not found');
       await storage.createRootTimeline({
         projectId: work.projectId,
-        branchId,
+        timelineId: work.timelineId,
         pgVersion: work.pgVersion,
         owner: ownerOf(work.projectNumber),
       });
@@ -22,7 +22,8 @@ export function createTimeline({ catalog, storage, ownerOf }: ActionContext): Ac
     },
     undo: async (operation) => {
       const branchId = branchOf(operation);
-      await storage.deleteTimeline({ projectId: operation.projectId, branchId });
+      const work = await timelineWork(catalog, branchId);
+      if (work) await storage.deleteTimeline(work);
       return { transition: (tx) => branchFailed(tx, branchId) };
     },
   };

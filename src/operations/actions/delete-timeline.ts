@@ -1,23 +1,37 @@
 /**
- * delete_timeline: a deleted branch's computes, if any still run, and its data.
+ * delete_timeline: data that no row stands for any more, and the computes on it, if any still run.
  *
- * There is no way back: after the last try the branch stays deleted, and the reconciler that compares the pool with
- * the rows tries again later.
+ * `payload.timelineIds` names what a restore has replaced, or a deleted snapshot; without it the data of the deleted
+ * branch itself goes. There is no way back: after the last try the row stays deleted, and the reconciler that compares
+ * the pool with the rows tries again later.
  */
-import { timelineWork } from '../../catalog/transitions.ts';
+import { timelineInUse, timelineWork } from '../../catalog/transitions.ts';
 import type { Action } from '../types.ts';
 import { branchOf, type ActionContext } from './context.ts';
+
+export interface DeleteTimelinePayload {
+  timelineIds?: string[];
+}
 
 export function deleteTimeline({ catalog, storage, supervisor, syncedFingerprints }: ActionContext): Action {
   return {
     run: async (operation) => {
-      const branchId = branchOf(operation);
-      const work = await timelineWork(catalog, branchId);
+      const { projectId } = operation;
+      const { timelineIds } = operation.payload as DeleteTimelinePayload;
+      if (timelineIds) {
+        for (const timelineId of timelineIds) {
+          // The restore that was to replace it has failed.
+          if (await timelineInUse(catalog, timelineId)) continue;
+          await storage.deleteTimeline({ projectId, timelineId });
+        }
+        return;
+      }
+      const work = await timelineWork(catalog, branchOf(operation));
       for (const endpointId of work?.endpointIds ?? []) {
         await supervisor.suspend(endpointId);
         syncedFingerprints.delete(endpointId);
       }
-      await storage.deleteTimeline({ projectId: operation.projectId, branchId });
+      if (work) await storage.deleteTimeline(work);
     },
     undo: async () => undefined,
   };

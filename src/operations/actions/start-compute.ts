@@ -24,7 +24,7 @@ export function startCompute(context: ActionContext): Action {
       if (!work) throw new AppError('not_found', 'endpoint not found');
       const applied = await startAnyway(context, work);
       // A new branch's rows are a copy of what its parent's said; SQL may have changed the parent a moment before.
-      const facts = work.startedAt === null ? await supervisor.rolesAndDatabases(endpointId) : undefined;
+      const facts = work.factsDue ? await supervisor.rolesAndDatabases(endpointId) : undefined;
       return {
         transition: async (tx) => {
           await settlePending(tx, work.branchId, applied);

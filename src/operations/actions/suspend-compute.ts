@@ -52,7 +52,7 @@ export function suspendCompute(context: ActionContext): Action {
       syncedFingerprints.delete(endpointId);
       appliedAtMsOf.delete(endpointId);
       if (work) {
-        const timeline = { projectId: work.projectId, branchId: work.branchId };
+        const timeline = { projectId: work.projectId, timelineId: work.timelineId };
         const tidyUp = async (): Promise<void> => {
           if (supervisor.address(endpointId)) return;
           await storage.afterSuspend(timeline);
