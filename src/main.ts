@@ -39,7 +39,7 @@ import { loadCertificates } from './proxy/certificates.ts';
 import { createProxy } from './proxy/proxy.ts';
 import { followRoles } from './reconcilers/follow-roles.ts';
 import { measureSizes } from './reconcilers/measure-sizes.ts';
-import { trimHistory } from './reconcilers/trim-history.ts';
+import { keepHistory, trimHistory } from './reconcilers/history.ts';
 import { startReconcilers } from './reconcilers/reconciler.ts';
 import { createRecover } from './reconcilers/recover.ts';
 import { suspendIdle } from './reconcilers/suspend-idle.ts';
@@ -265,7 +265,16 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
   await runner.start();
   const idle = suspendIdle({ ...common, defaultSuspendTimeoutSeconds: config.defaultSuspendTimeoutSeconds });
   const reconcilers = startReconcilers(
-    [idle, roles, space, recover.computes, recover.timelines, measureSizes(common), trimHistory(common)],
+    [
+      idle,
+      roles,
+      space,
+      recover.computes,
+      recover.timelines,
+      measureSizes(common),
+      keepHistory(common),
+      trimHistory(common),
+    ],
     logger,
   );
   stops.push({ what: 'reconcilers', run: () => reconcilers.stop() });

@@ -15,6 +15,7 @@ export interface WatchedEndpoint {
   pendingState: EndpointRow['pendingState'];
   suspendTimeoutSeconds: number;
   pgVersion: number;
+  historyRetentionSeconds: number;
   /** The endpoint, its branch or its project. */
   deleted: boolean;
   /** It has an unfinished operation, which knows better than any reconciler. */
@@ -23,6 +24,7 @@ export interface WatchedEndpoint {
 
 const WATCHED = `
   select e.id, e.project_id, e.branch_id, b.timeline_id, e.type, e.current_state, e.pending_state, e.suspend_timeout_seconds, p.pg_version,
+    p.history_retention_seconds,
     (e.deleted_at is not null or b.deleted_at is not null or p.deleted_at is not null) as deleted,
     exists (select 1 from operations o where o.branch_id = e.branch_id and o.status in ${UNFINISHED}) as busy
   from endpoints e join branches b on b.id = e.branch_id join projects p on p.id = e.project_id`;

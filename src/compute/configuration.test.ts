@@ -24,6 +24,7 @@ function input(spec: Partial<ComputeSpec> = {}, overrides: Partial<Configuration
     hostMemoryBytes: 64 * GIB,
     phase: 'running',
     subscriptionWorkers: true,
+    recoveryTimelineId: null,
     ...overrides,
   };
 }

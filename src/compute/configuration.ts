@@ -18,6 +18,8 @@ export interface ConfigurationInput {
   hostMemoryBytes: number;
   /** `recovery`: replays staged WAL without fsync, with nobody inside. */
   phase: 'recovery' | 'running';
+  /** Which timeline id recovery follows; null: that of the data directory. */
+  recoveryTimelineId: number | null;
   /** False keeps the launcher of subscription workers away, for clones that may hold somebody else's subscriptions. */
   subscriptionWorkers: boolean;
 }
@@ -113,7 +115,7 @@ function pinnedSettings(input: ConfigurationInput): Settings {
     ...(major >= 15 && { archive_library: '' }),
     // A clone holds all the WAL that it shall replay; recovery needs some command, and `false` says: there is no more.
     restore_command: 'false',
-    recovery_target_timeline: 'current',
+    recovery_target_timeline: String(input.recoveryTimelineId ?? 'current'),
     // No queries during recovery, so that a clone may have fewer connections than its parent.
     hot_standby: 'off',
     // Prepared transactions would be cloned, with their locks and without their owner.

@@ -58,7 +58,7 @@ export async function startCompute(context: StartContext, spec: ComputeSpec): Pr
   const installation = await context.installations.get(spec.pgVersion);
   const compute =
     timeline.recovery === 'none'
-      ? await launch(context, spec, installation, { phase: 'running', subscriptionWorkers: true })
+      ? await launch(context, spec, installation, RUNNING)
       : await firstStart(context, spec, installation, timeline);
   try {
     await writeRecord(placesOf(context.home, spec.endpointId), recordOf(context, spec, compute.socketDirectory, true));
@@ -76,7 +76,9 @@ async function assertNoHostRoles(session: InternalSession): Promise<void> {
     throw new AppError('internal', 'the compute is not safe to run', { internal: 'host roles exist' });
 }
 
-type Phase = Pick<ConfigurationInput, 'phase' | 'subscriptionWorkers'>;
+type Phase = Pick<ConfigurationInput, 'phase' | 'subscriptionWorkers' | 'recoveryTimelineId'>;
+
+const RUNNING: Phase = { phase: 'running', subscriptionWorkers: true, recoveryTimelineId: null };
 
 async function firstStart(
   context: StartContext,
@@ -84,16 +86,18 @@ async function firstStart(
   installation: PostgresInstallation,
   timeline: TimelineRecord,
 ): Promise<Compute> {
+  const { recoveryTimelineId } = timeline;
   const subscriptionWorkers = !timeline.suspectSubscriptions;
   const replays = timeline.recovery === 'replay';
   const compute = await launch(context, spec, installation, {
     phase: replays ? 'recovery' : 'running',
     subscriptionWorkers,
+    recoveryTimelineId,
   });
   try {
     await Promise.all([
       compute.sessions.inPostgres(assertNoHostRoles),
-      replays && configure(context, spec, installation, { phase: 'running', subscriptionWorkers }),
+      replays && configure(context, spec, installation, { ...RUNNING, subscriptionWorkers, recoveryTimelineId }),
     ]);
     if (timeline.suspectSubscriptions) await dropInheritedSubscriptions(compute.sessions);
     if (replays) await compute.sessions.inPostgres(syncFromNowOn);
@@ -107,7 +111,7 @@ async function firstStart(
   }
   if (subscriptionWorkers || !subscriptionsPossible(spec.pgVersion)) return compute;
   await compute.stop();
-  return launch(context, spec, installation, { phase: 'running', subscriptionWorkers: true });
+  return launch(context, spec, installation, RUNNING);
 }
 
 /** Resolves when fsync is on. What was written before, nobody but storage will flush any more. */

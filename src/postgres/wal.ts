@@ -50,8 +50,10 @@ export interface WalScan {
   lastCommit: WalCommit | undefined;
   /** How many whole records. */
   records: number;
-  /** `limit`: the next record would end after it. `end`: no further believable record. */
-  stopped: 'limit' | 'end';
+  /** `limit`: the next record would end after it. `end`: no further believable record. `commit`: see untilAfter. */
+  stopped: 'limit' | 'end' | 'commit';
+  /** The commit that ended the scan; it is not part of what was scanned. */
+  nextCommit: WalCommit | undefined;
 }
 
 export interface WalScanOptions {
@@ -59,6 +61,8 @@ export interface WalScanOptions {
   fromLsn: bigint;
   /** Records that end after it do not count. Undefined: to the end of WAL. */
   limitLsn?: bigint;
+  /** Ends before the first commit with a later time than this (as formatWalTime writes it); '' is before every time. */
+  untilAfter?: string;
   /** Also check each record's CRC: needed where nobody vouches for the tail (after a crash). */
   verify?: boolean;
 }
@@ -92,6 +96,13 @@ export function formatWalTime(sinceEpochUs: bigint): string {
   return `${seconds}.${us.toString().padStart(6, '0')}Z`;
 }
 
+/** The reverse of formatWalTime; '' is before every time. */
+function parseWalTime(time: string): bigint {
+  if (time === '') return -(2n ** 63n);
+  const unixUs = BigInt(Date.parse(`${time.slice(0, 19)}Z`)) * 1000n + BigInt(time.slice(20, 26));
+  return unixUs - POSTGRES_EPOCH_US;
+}
+
 /** Scans forward. Throws only when the first segment is missing or the major is unknown. */
 export async function scanWal(source: WalSource, options: WalScanOptions): Promise<WalScan> {
   const cursor = await openCursor(source, options.fromLsn);
@@ -99,6 +110,8 @@ export async function scanWal(source: WalSource, options: WalScanOptions): Promi
   let end = cursor.position;
   let previous: number | undefined;
   let lastCommit: { end: number; time: bigint } | undefined;
+  let nextCommit: { end: number; time: bigint } | undefined;
+  const latest = options.untilAfter === undefined ? undefined : parseWalTime(options.untilAfter);
   let records = 0;
   let stopped: WalScan['stopped'] | undefined;
   while (stopped === undefined) {
@@ -110,6 +123,9 @@ export async function scanWal(source: WalSource, options: WalScanOptions): Promi
       cursor.position = from;
     } else if (record === undefined || record.end > limit) {
       stopped = record === undefined ? 'end' : 'limit';
+    } else if (latest !== undefined && record.commitTime !== undefined && record.commitTime > latest) {
+      nextCommit = { end: record.end, time: record.commitTime };
+      stopped = 'commit';
     } else {
       records += 1;
       end = record.end;
@@ -119,11 +135,17 @@ export async function scanWal(source: WalSource, options: WalScanOptions): Promi
   }
   return {
     endLsn: BigInt(end),
-    lastCommit: lastCommit && { endLsn: BigInt(lastCommit.end), time: formatWalTime(lastCommit.time) },
+    lastCommit: lastCommit && commitOf(lastCommit),
     records,
     stopped,
+    nextCommit: nextCommit && commitOf(nextCommit),
   };
 }
+
+const commitOf = ({ end, time }: { end: number; time: bigint }): WalCommit => ({
+  endLsn: BigInt(end),
+  time: formatWalTime(time),
+});
 
 /** Where the scan stands. Everything but `load` is synchronous: a segment holds tens of thousands of records. */
 interface Cursor {

@@ -8,7 +8,7 @@ import type { RunnerQueue } from '../operations/queue.ts';
 import type { Runner } from '../operations/runner.ts';
 import { followRoles } from './follow-roles.ts';
 import { measureSizes } from './measure-sizes.ts';
-import { trimHistory } from './trim-history.ts';
+import { trimHistory } from './history.ts';
 import { startReconcilers } from './reconciler.ts';
 import { createRecover } from './recover.ts';
 import { suspendIdle } from './suspend-idle.ts';

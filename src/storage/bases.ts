@@ -17,14 +17,11 @@ import type { ControlData } from '../postgres/control-data.ts';
 import type { Templates } from '../postgres/template.ts';
 import type { CloneDriver } from './clone-driver.ts';
 import type { TimelineLayout } from './layout.ts';
-import { readBases, readTimelineRecord, writeBaseRecord } from './records.ts';
+import { readBases, readProjectRecords, writeBaseRecord } from './records.ts';
 import type { Base, BaseRecord, ReplaySourceRef, StoredTimeline } from './records.ts';
 import type { FileOwner, LivePostgres } from './types.ts';
 
 export const BASE_SERVES_BYTES = 64n * 1024n * 1024n;
-
-/** Older ones are removed when a new one has been made. */
-const KEPT_BASES = 2;
 
 const CONTROL_FILE_TRIES = 5;
 
@@ -44,6 +41,8 @@ export interface ReplaySource {
   startLsn: bigint;
   stopLsn: bigint;
   ref: ReplaySourceRef;
+  /** Of a seed: what its own WAL, which reaches to stopLsn, is to be read along; see BaseRecord. */
+  seed: BaseRecord['seed'];
 }
 
 /**
@@ -56,7 +55,11 @@ export async function pickBase(
   record: StoredTimeline,
   point: { lsn: bigint; timelineId: number; near: boolean },
 ): Promise<ReplaySource | undefined> {
-  const bases = (await readBases(layout)).filter((base) => base.timelineId === point.timelineId);
+  const reachable = (base: Base) =>
+    record.historyStart === null || parseLsn(base.stopLsn) >= parseLsn(record.historyStart);
+  const bases = (await readBases(layout)).filter(
+    (base) => reachable(base) && (base.seed || base.timelineId === point.timelineId),
+  );
   const own = bases.map((base) => fromBase(base, record.timelineId));
   const candidates = [...own.toReversed(), ...(await fromTemplate(context, record, point.timelineId))];
   const serves = (base: ReplaySource) => !point.near || point.lsn - base.startLsn < BASE_SERVES_BYTES;
@@ -64,12 +67,14 @@ export async function pickBase(
 }
 
 function fromBase(base: Base, timelineId: string): ReplaySource {
-  const { dataDirectory, kind, number } = base;
+  const { dataDirectory, kind, number, seed } = base;
   const ref = { kind: 'base', timelineId, number } as const;
-  return { dataDirectory, kind, startLsn: parseLsn(base.startLsn), stopLsn: parseLsn(base.stopLsn), ref };
+  return { dataDirectory, kind, startLsn: parseLsn(base.startLsn), stopLsn: parseLsn(base.stopLsn), ref, seed };
 }
 
 async function fromTemplate(context: BaseContext, record: StoredTimeline, timelineId: number): Promise<ReplaySource[]> {
+  // The WAL behind it is gone.
+  if (record.historyStart !== null) return [];
   const template = record.template === null ? undefined : await context.templates.find(record.template);
   if (!template || template.timelineId !== timelineId) return [];
   const startLsn = parseLsn(template.redoLsn);
@@ -80,6 +85,7 @@ async function fromTemplate(context: BaseContext, record: StoredTimeline, timeli
       startLsn,
       stopLsn: startLsn,
       ref: { kind: 'template', name: template.name },
+      seed: undefined,
     },
   ];
 }
@@ -169,7 +175,9 @@ export async function takeRestBase(
 }
 
 /** A directory without base.json is a leftover; its number is not used again. */
-async function nextBase(layout: TimelineLayout): Promise<{ number: number; directory: string; dataDirectory: string }> {
+export async function nextBase(
+  layout: TimelineLayout,
+): Promise<{ number: number; directory: string; dataDirectory: string }> {
   const numbers = (await readdir(layout.bases)).filter((name) => /^\d+$/.test(name)).map(Number);
   const number = Math.max(0, ...numbers) + 1;
   const directory = path.join(layout.bases, String(number));
@@ -179,42 +187,29 @@ async function nextBase(layout: TimelineLayout): Promise<{ number: number; direc
   return { number, directory, dataDirectory: path.join(directory, 'pgdata') };
 }
 
-async function finishBase(
+export async function finishBase(
   context: BaseContext,
   layout: TimelineLayout,
   directory: string,
-  facts: Omit<BaseRecord, 'formatVersion' | 'createdAt'>,
+  facts: Omit<BaseRecord, 'formatVersion' | 'createdAt'> & { createdAt?: string },
 ): Promise<void> {
   await writeBaseRecord(context.durable, directory, {
     formatVersion: 1,
-    ...facts,
     createdAt: context.now().toISOString(),
+    ...facts,
   });
   await context.driver.syncNames(context.durable, 'base', [layout.bases]);
-  await pruneBases(context, layout);
-}
-
-async function pruneBases(context: BaseContext, layout: TimelineLayout): Promise<void> {
-  const kept = new Set((await readBases(layout)).slice(-KEPT_BASES).map(({ number }) => number));
-  for (const number of await basesInUse(layout)) kept.add(number);
-  for (const name of await readdir(layout.bases)) {
-    if (!kept.has(Number(name))) await context.discard(path.join(layout.bases, name));
-  }
 }
 
 /** Those from which a child that has yet to recover may have to be made again. */
-async function basesInUse(layout: TimelineLayout): Promise<number[]> {
+export async function basesInUse(layout: TimelineLayout): Promise<Set<number>> {
   const timelineId = path.basename(layout.root);
-  const siblings = await readdir(layout.project);
-  const records = await Promise.all(
-    siblings.map((name) =>
-      readTimelineRecord({ record: path.join(layout.project, name, path.basename(layout.record)) }),
-    ),
-  );
-  const sources = records.map((record) => (record?.recovery === 'replay' ? record.replaySource : null));
-  return sources.flatMap((source) =>
+  const records = await readProjectRecords(layout);
+  const sources = records.map((record) => (record.recovery === 'replay' ? record.replaySource : null));
+  const numbers = sources.flatMap((source) =>
     source?.kind === 'base' && source.timelineId === timelineId ? [source.number] : [],
   );
+  return new Set(numbers);
 }
 
 /** Tenants cannot make tablespaces; a data directory that has one cannot be cloned by cloning it alone. */

@@ -10,12 +10,11 @@
  * short nor fail for want of a record that proves the end. The timeline id always moves on, at rest too: parent and
  * child would otherwise write different segments under one name.
  */
-import { chown, writeFile } from 'node:fs/promises';
+import { chown, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { AppError } from '../lib/errors.ts';
 import type { KeyLock } from '../lib/key-lock.ts';
 import { formatLsn, parseLsn } from '../lib/lsn.ts';
-import type { Lsn } from '../lib/lsn.ts';
 import { restampSystemIdentifier, readControlData } from '../postgres/control-data.ts';
 import type { ControlData } from '../postgres/control-data.ts';
 import { scanWal, segmentNumberOf } from '../postgres/wal.ts';
@@ -24,10 +23,12 @@ import type { BaseContext, ReplaySource } from './bases.ts';
 import { run } from '../lib/child-process.ts';
 import { timelineKey } from './layout.ts';
 import type { TimelineLayout } from './layout.ts';
-import type { ReplaySourceRef, StoredTimeline } from './records.ts';
+import type { StoredTimeline } from './records.ts';
+import { STAGED_WAL } from './clone-rules.ts';
 import { mayHaveSubscriptions } from './subscriptions.ts';
-import type { ChildTimelineSpec, FileOwner, LivePostgres, TimelineRecord } from './types.ts';
+import type { FileOwner, LivePostgres, TimelinePoint, TimelineRecord } from './types.ts';
 import {
+  copyWal,
   cutSegment,
   findPoint,
   keepStagedWal,
@@ -50,76 +51,105 @@ export interface Parent {
   live: LivePostgres | undefined;
 }
 
-export interface Materialised {
-  branchLsn: Lsn;
-  branchTimestamp: string | null;
+export type Materialised = Pick<
+  StoredTimeline,
+  'branchLsn' | 'branchTimestamp' | 'suspectSubscriptions' | 'replaySource' | 'origin' | 'recoveryTimelineId'
+> & {
   recovery: Exclude<TimelineRecord['recovery'], 'none'>;
-  suspectSubscriptions: boolean;
-  replaySource: ReplaySourceRef | null;
-}
+};
 
-interface Filled extends Materialised {
+export interface Filled extends Materialised {
+  /** Where replay begins; undefined when nothing is replayed. */
+  startLsn: bigint | undefined;
+  /** It begins from a backup_label. */
+  labelled: boolean;
   /** Files that were written to, in what is otherwise cloned. */
   written: string[];
+}
+
+export interface FillSpec {
+  point: TimelinePoint;
+  owner: FileOwner | undefined;
+  /** Keep second copies of the WAL: a replay without fsync may have to be done again; see replay-again.ts. */
+  keepStaged: boolean;
 }
 
 /** Fills `target.pgdata`, which must not exist. Returns when it is durable. */
 export async function materialise(
   context: MaterialiseContext,
   parent: Parent,
-  target: TimelineLayout,
-  spec: Pick<ChildTimelineSpec, 'point' | 'owner'>,
+  target: Pick<TimelineLayout, 'pgdata'>,
+  spec: Pick<FillSpec, 'point' | 'owner'>,
 ): Promise<Materialised> {
-  await assertNoTablespaces(parent.layout.pgdata);
-  const { written, ...result } = await fill(context, parent, target, spec);
+  const filled = await fill(context, parent, target, { ...spec, keepStaged: true });
   await writeSignal(target.pgdata, spec.owner);
-  await context.driver.sync(context.durable, target.pgdata, written);
-  return result;
+  await context.driver.sync(context.durable, target.pgdata, filled.written);
+  return recorded(filled);
 }
 
-function fill(
+/** The same for a Postgres that stays in recovery and is thrown away with its process: nothing is made durable. */
+export async function materialiseStandby(
   context: MaterialiseContext,
   parent: Parent,
-  target: TimelineLayout,
-  spec: Pick<ChildTimelineSpec, 'point' | 'owner'>,
+  target: Pick<TimelineLayout, 'pgdata'>,
+  spec: Pick<FillSpec, 'point' | 'owner'>,
+): Promise<Materialised> {
+  const filled = await fill(context, parent, target, { ...spec, keepStaged: false });
+  await rm(path.join(target.pgdata, 'recovery.signal'), { force: true });
+  await rm(path.join(target.pgdata, STAGED_WAL), { recursive: true, force: true });
+  await writeSignal(target.pgdata, spec.owner, 'standby.signal');
+  return recorded(filled);
+}
+
+function recorded({ startLsn: _start, labelled: _labelled, written: _written, ...rest }: Filled): Materialised {
+  return rest;
+}
+
+export async function fill(
+  context: MaterialiseContext,
+  parent: Parent,
+  target: Pick<TimelineLayout, 'pgdata'>,
+  spec: FillSpec,
 ): Promise<Filled> {
+  await assertNoTablespaces(parent.layout.pgdata);
   const { record, live } = parent;
   if (record.recovery !== 'none') {
     if (spec.point.kind === 'lsn' && spec.point.lsn !== record.branchLsn) throw outsideHistory();
     return cloneAsItIs(context, parent, target, spec.owner);
   }
-  if (spec.point.kind === 'lsn') return replay(context, parent, target, spec.owner, parseLsn(spec.point.lsn));
-  return live
-    ? replay(context, parent, target, spec.owner, undefined)
-    : cloneAtRest(context, parent, target, spec.owner);
+  if (spec.point.kind === 'lsn') return replay(context, parent, target, spec, parseLsn(spec.point.lsn));
+  return live ? replay(context, parent, target, spec, undefined) : cloneAtRest(context, parent, target, spec);
 }
 
-const outsideHistory = () =>
-  new AppError('unprocessable', 'the requested point is outside of the history of the parent branch');
+export const outsideHistory = (): AppError =>
+  new AppError('unprocessable', 'the requested point is outside of the history of the branch');
 
 async function cloneAsItIs(
   context: MaterialiseContext,
   parent: Parent,
-  target: TimelineLayout,
+  target: Pick<TimelineLayout, 'pgdata'>,
   owner: FileOwner | undefined,
 ): Promise<Filled> {
   const rules = { asItIs: true, backupLabel: true };
   await context.driver.cloneData(parent.layout.pgdata, target.pgdata, { rules, live: false, owner });
   const { branchLsn, branchTimestamp, recovery, suspectSubscriptions, replaySource } = parent.record;
+  const { origin, recoveryTimelineId } = parent.record;
   if (branchLsn === null || recovery === 'none')
     throw new Error('a timeline that has yet to recover has a branch point');
-  return { branchLsn, branchTimestamp, recovery, suspectSubscriptions, replaySource, written: [] };
+  const made = { branchLsn, branchTimestamp, recovery, suspectSubscriptions, replaySource, origin, recoveryTimelineId };
+  return { ...made, startLsn: undefined, labelled: false, written: [] };
 }
 
 async function cloneAtRest(
   context: MaterialiseContext,
   parent: Parent,
-  target: TimelineLayout,
-  owner: FileOwner | undefined,
+  target: Pick<TimelineLayout, 'pgdata'>,
+  spec: FillSpec,
 ): Promise<Filled> {
+  const { owner } = spec;
   const control = await readControlData(parent.layout.pgdata);
   const files = walFilesOf(parent.layout, factsOf(parent, control));
-  if (control.state !== 'shut down') return replayAfterCrash(context, parent, target, owner, { control, files });
+  if (control.state !== 'shut down') return replayAfterCrash(context, parent, target, spec, { control, files });
   const rules = { asItIs: false, backupLabel: false };
   const [point] = await Promise.all([
     pointAtRest(files, control.redoLsn),
@@ -130,12 +160,17 @@ async function cloneAtRest(
   const walDirectory = path.join(target.pgdata, 'pg_wal');
   await stageSegments(context.driver, files, { first, last }, walDirectory);
   await stageHistory(context.driver, files, walDirectory);
+  const branchLsn = formatLsn(point.endLsn);
   return {
-    branchLsn: formatLsn(point.endLsn),
+    branchLsn,
     branchTimestamp: point.lastCommit?.time ?? parent.record.branchTimestamp,
     recovery: 'promote',
     suspectSubscriptions: await mayHaveSubscriptions(target.pgdata),
     replaySource: null,
+    origin: { timelineId: parent.record.timelineId, lsn: branchLsn },
+    recoveryTimelineId: null,
+    startLsn: undefined,
+    labelled: false,
     written: [],
   };
 }
@@ -144,17 +179,17 @@ async function cloneAtRest(
 async function replayAfterCrash(
   context: MaterialiseContext,
   parent: Parent,
-  target: TimelineLayout,
-  owner: FileOwner | undefined,
+  target: Pick<TimelineLayout, 'pgdata'>,
+  spec: FillSpec,
   facts: { control: ControlData; files: WalFiles },
 ): Promise<Filled> {
   const { endLsn } = await scanWal(walSource(facts.files), { fromLsn: facts.control.redoLsn, verify: true });
   const wanted = { lsn: endLsn, timelineId: facts.control.timelineId, near: true };
   await context.baseLocks.exclusive(timelineKey(parent.record), async () => {
     if (await pickBase(context, parent.layout, parent.record, wanted)) return;
-    await takeRestBase(context, parent.layout, { control: facts.control, stopLsn: endLsn }, owner);
+    await takeRestBase(context, parent.layout, { control: facts.control, stopLsn: endLsn }, spec.owner);
   });
-  return replay(context, parent, target, owner, endLsn);
+  return replay(context, parent, target, spec, endLsn);
 }
 
 async function pointAtRest(files: WalFiles, redoLsn: bigint): Promise<WalPoint> {
@@ -167,44 +202,85 @@ async function pointAtRest(files: WalFiles, redoLsn: bigint): Promise<WalPoint> 
 async function replay(
   context: MaterialiseContext,
   parent: Parent,
-  target: TimelineLayout,
-  owner: FileOwner | undefined,
+  target: Pick<TimelineLayout, 'pgdata'>,
+  spec: FillSpec,
   lsn: bigint | undefined,
 ): Promise<Filled> {
+  const { record } = parent;
   const suspectBefore = await mayHaveSubscriptions(parent.layout.pgdata);
   const control = await readControlWithRetry(parent.layout.pgdata);
   const files = walFilesOf(parent.layout, factsOf(parent, control));
-  const { found, first, source } = await withSource(
+  const { staged, source, written } = await withSource(
     context,
     parent,
-    owner,
+    spec.owner,
     { lsn, timelineId: control.timelineId },
+    // WAL and bases are trimmed together: as long as the base is held, its WAL stays.
     async (source, point) => {
-      const first = segmentNumberOf(source.startLsn, files.segmentSizeBytes);
-      const [found] = await Promise.all([
-        findPoint(walSource(files), point, first),
-        cloneSource(context, source, target.pgdata, owner),
+      const [staged, stamped] = await Promise.all([
+        findStaged(files, record, source, point),
+        cloneSource(context, source, target.pgdata, spec.owner).then(() =>
+          adoptSource(source, target.pgdata, BigInt(record.systemIdentifier), spec.owner),
+        ),
       ]);
-      return { found, first, source };
+      const cut = await stage(context, files, source, staged, target.pgdata);
+      if (!spec.keepStaged) return { staged, source, written: [...stamped, ...cut] };
+      await keepStagedWal(context.driver, target.pgdata, spec.owner);
+      return { staged, source, written: [...stamped, ...cut, ...cut.map(keptCopyOf)] };
     },
   );
-  const systemIdentifier = BigInt(parent.record.systemIdentifier);
-  const stamped = await adoptSource(source, target.pgdata, systemIdentifier, owner);
   const suspect = suspectBefore || (await mayHaveSubscriptions(target.pgdata));
-  const walDirectory = path.join(target.pgdata, 'pg_wal');
-  const last = segmentNumberOf(found.endLsn - 1n, files.segmentSizeBytes);
-  const staged = await stageSegments(context.driver, files, { first, last }, walDirectory);
-  await stageHistory(context.driver, files, walDirectory);
-  await cutSegment(staged.at(-1)!, found.endLsn, files.segmentSizeBytes);
-  await keepStagedWal(context.driver, target.pgdata, owner);
+  const branchLsn = formatLsn(staged.endLsn);
+  const own = staged.first !== undefined;
   return {
-    branchLsn: formatLsn(found.endLsn),
-    branchTimestamp: found.lastCommit?.time ?? parent.record.branchTimestamp,
+    branchLsn,
+    branchTimestamp: staged.lastCommit?.time ?? record.branchTimestamp,
     recovery: 'replay',
     suspectSubscriptions: suspect || (await mayHaveSubscriptions(parent.layout.pgdata)),
     replaySource: source.ref,
-    written: [...stamped, ...staged.slice(-1), keptCopyOf(staged.at(-1)!)],
+    origin: own ? { timelineId: record.timelineId, lsn: branchLsn } : record.origin,
+    recoveryTimelineId: source.seed ? (own ? control.timelineId : source.seed.followTimelineId) : null,
+    startLsn: source.startLsn,
+    labelled: source.kind === 'hot',
+    written,
   };
+}
+
+/** The point, and which segments of the timeline's own WAL lead there. `first` undefined: none, the seed is the point. */
+interface Staged extends WalPoint {
+  first: number | undefined;
+}
+
+async function findStaged(
+  files: WalFiles,
+  record: StoredTimeline,
+  source: ReplaySource,
+  point: bigint,
+): Promise<Staged> {
+  const first = segmentNumberOf(source.seed ? source.stopLsn : source.startLsn, files.segmentSizeBytes);
+  const found = point > source.stopLsn ? await findPoint(walSource(files), point, first) : undefined;
+  if (found && (!source.seed || found.endLsn > source.stopLsn)) return { ...found, first };
+  const time = record.branchTimestamp;
+  const lastCommit = time === null ? undefined : { endLsn: source.stopLsn, time };
+  return { endLsn: source.stopLsn, lastCommit, first: source.seed ? undefined : first };
+}
+
+/** Puts the WAL in place and cuts it at the point. Answers the files that it wrote to. */
+async function stage(
+  context: MaterialiseContext,
+  files: WalFiles,
+  source: ReplaySource,
+  staged: Staged,
+  dataDirectory: string,
+): Promise<string[]> {
+  const walDirectory = path.join(dataDirectory, 'pg_wal');
+  if (source.seed) await copyWal(context.driver, path.join(source.dataDirectory, 'pg_wal'), walDirectory);
+  if (staged.first === undefined) return [];
+  const last = segmentNumberOf(staged.endLsn - 1n, files.segmentSizeBytes);
+  const segments = await stageSegments(context.driver, files, { first: staged.first, last }, walDirectory);
+  await stageHistory(context.driver, files, walDirectory);
+  await cutSegment(segments.at(-1)!, staged.endLsn, files.segmentSizeBytes);
+  return segments.slice(-1);
 }
 
 /** Finds or takes a base for the point and keeps it from being removed while `work` clones it. */
@@ -244,7 +320,7 @@ async function withSource<T>(
  * of subscriptions do) is seen before it is flushed, so whatever is in between is flushed by a commit of our own: the
  * comment that the database `postgres` has anyway, which no stream of changes carries.
  */
-async function flushedLsn(live: LivePostgres): Promise<bigint> {
+export async function flushedLsn(live: LivePostgres): Promise<bigint> {
   const positions = 'select pg_catalog.pg_current_wal_flush_lsn(), pg_catalog.pg_current_wal_insert_lsn()';
   const [flushed, inserted] = (await live.query(positions))[0]!.map((lsn) => parseLsn(lsn!)) as [bigint, bigint];
   if (flushed >= inserted) return flushed;
@@ -295,13 +371,17 @@ export async function cloneTemplate(
   await context.driver.sync(context.durable, target.pgdata, written);
 }
 
-export async function writeSignal(dataDirectory: string, owner: FileOwner | undefined): Promise<void> {
-  const file = path.join(dataDirectory, 'recovery.signal');
+export async function writeSignal(
+  dataDirectory: string,
+  owner: FileOwner | undefined,
+  name = 'recovery.signal',
+): Promise<void> {
+  const file = path.join(dataDirectory, name);
   await writeFile(file, '', { mode: 0o600 });
   if (owner) await chown(file, owner.uid, owner.gid);
 }
 
-function factsOf(parent: Parent, control: ControlData) {
+export function factsOf(parent: Parent, control: ControlData) {
   return {
     major: parent.record.pgVersion,
     timelineId: control.timelineId,

@@ -6,6 +6,7 @@ import { readFile, readdir, rename, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { writeFileDurably } from '../lib/durable.ts';
 import type { Durable } from '../lib/durable.ts';
+import { parseLsn } from '../lib/lsn.ts';
 import type { Lsn } from '../lib/lsn.ts';
 import type { TimelineLayout } from './layout.ts';
 import type { TimelineRecord } from './types.ts';
@@ -18,6 +19,15 @@ export interface StoredTimeline extends TimelineRecord {
   template: string | null;
   /** While recovery is `replay`: what the clone was made from, and can be made from again. */
   replaySource: ReplaySourceRef | null;
+  /** Where its own WAL begins: of which timeline, and at which of its LSNs. Null for a root. */
+  origin: Origin | null;
+  /** Once its history has been trimmed: where the oldest base that is left stands. Nothing before can be reached. */
+  historyStart: Lsn | null;
+}
+
+export interface Origin {
+  timelineId: string;
+  lsn: Lsn;
 }
 
 export type ReplaySourceRef = { kind: 'template'; name: string } | { kind: 'base'; timelineId: string; number: number };
@@ -32,7 +42,13 @@ export interface BaseRecord {
   startLsn: Lsn;
   /** Nothing before it can be the end of a replay. */
   stopLsn: Lsn;
+  /** What is in it was current at this time. */
   createdAt: string;
+  /**
+   * The timeline as it was made, before its first start: a base of its origin, with the WAL up to the branch point in
+   * its pg_wal. `timelineId` is the origin's.
+   */
+  seed?: { followTimelineId: number | null };
 }
 
 export interface Base extends BaseRecord {
@@ -41,18 +57,20 @@ export interface Base extends BaseRecord {
 }
 
 export async function readTimelineRecord(layout: Pick<TimelineLayout, 'record'>): Promise<StoredTimeline | undefined> {
-  const record = await readJson<StoredTimeline & BranchNamed>(layout.record);
+  const record = await readJson<Written>(layout.record);
   if (record?.formatVersion !== 1) return undefined;
   const { branchId, parentBranchId, ...rest } = record;
-  if (branchId === undefined) return rest;
-  return { ...rest, kind: 'branch', timelineId: branchId, parentTimelineId: parentBranchId ?? null };
+  const named = branchId === undefined ? rest : { ...rest, timelineId: branchId, parentTimelineId: parentBranchId! };
+  const { parentTimelineId, branchLsn } = named;
+  const origin = parentTimelineId === null ? null : { timelineId: parentTimelineId, lsn: branchLsn! };
+  return { kind: 'branch', recoveryTimelineId: null, historyStart: null, origin, ...named };
 }
 
-/** Records from before timelines had names of their own. */
-interface BranchNamed {
-  branchId?: string;
-  parentBranchId?: string | null;
-}
+type Later = 'kind' | 'recoveryTimelineId' | 'historyStart' | 'origin';
+
+/** As it may have been written by an earlier Ballast, when a timeline had the name of its branch. */
+type Written = Omit<StoredTimeline, Later> &
+  Partial<Pick<StoredTimeline, Later>> & { branchId?: string; parentBranchId?: string | null };
 
 /**
  * The first record of a timeline: the moment from which it exists. It gets its name before it is synced, so that one
@@ -81,16 +99,25 @@ export async function writeBaseRecord(durable: Durable, directory: string, recor
   await writeFileDurably(durable, 'base', path.join(directory, 'base.json'), `${JSON.stringify(record, null, 2)}\n`);
 }
 
-/** Newest last. */
+/** Of every timeline of the project. */
+export async function readProjectRecords(layout: TimelineLayout): Promise<StoredTimeline[]> {
+  const names = await readdir(layout.project);
+  const records = await Promise.all(
+    names.map((name) => readTimelineRecord({ record: path.join(layout.project, name, path.basename(layout.record)) })),
+  );
+  return records.filter((record) => record !== undefined);
+}
+
+/** In the order of what they hold, newest last. */
 export async function readBases(layout: TimelineLayout): Promise<Base[]> {
   const names = (await readdir(layout.bases).catch(() => [])).filter((name) => /^\d+$/.test(name));
   const bases: Base[] = [];
-  for (const name of names.toSorted((a, b) => Number(a) - Number(b))) {
+  for (const name of names) {
     const directory = path.join(layout.bases, name);
     const record = await readJson<BaseRecord>(path.join(directory, 'base.json'));
     if (record !== undefined) bases.push({ ...record, directory, dataDirectory: path.join(directory, 'pgdata') });
   }
-  return bases;
+  return bases.toSorted((a, b) => Number(parseLsn(a.stopLsn) - parseLsn(b.stopLsn)) || a.number - b.number);
 }
 
 /** Undefined when it is missing or, after a power cut in the wrong moment, empty or torn. */
@@ -98,7 +125,8 @@ async function readJson<T>(file: string): Promise<T | undefined> {
   try {
     return JSON.parse(await readFile(file, 'utf8')) as T;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT' || error instanceof SyntaxError) return undefined;
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT' || code === 'ENOTDIR' || error instanceof SyntaxError) return undefined;
     throw error;
   }
 }

@@ -20,9 +20,9 @@ import { timelineLayout } from './layout.ts';
 import type { TimelineLayout } from './layout.ts';
 import { adoptSource, cloneSource, writeSignal } from './materialise.ts';
 import type { MaterialiseContext } from './materialise.ts';
+import { ownerOf } from './owner.ts';
 import { readBases } from './records.ts';
 import type { StoredTimeline } from './records.ts';
-import type { FileOwner } from './types.ts';
 import { copyWal, keepStagedWal } from './wal-files.ts';
 
 export interface ReplayContext extends MaterialiseContext {
@@ -111,13 +111,6 @@ async function findSource(
 
 async function marksOf(layout: TimelineLayout): Promise<string[]> {
   return (await readdir(layout.root)).filter((name) => name.startsWith(MARK));
-}
-
-/** Undefined unless Ballast is root: then all files are its own. */
-async function ownerOf(directory: string): Promise<FileOwner | undefined> {
-  if (process.getuid?.() !== 0) return undefined;
-  const { uid, gid } = await lstat(directory);
-  return { uid, gid };
 }
 
 async function exists(file: string): Promise<boolean> {

@@ -63,6 +63,8 @@ export interface TimelineRecord extends TimelineRef {
    * `replay`: staged WAL must be replayed; it runs with fsync off, and everything is synced before clients enter.
    */
   recovery: 'none' | 'promote' | 'replay';
+  /** For recovery_target_timeline where recovery has to follow a later timeline id than its base's; null: `current`. */
+  recoveryTimelineId: number | null;
   /** The clone may hold enabled subscriptions, which must be dropped before a launcher can run. */
   suspectSubscriptions: boolean;
   createdAt: string;
@@ -111,7 +113,12 @@ export interface Storage {
    * Waits while the parent starts or stops; `signal` ends that waiting.
    */
   createChildTimeline(spec: ChildTimelineSpec, signal?: AbortSignal): Promise<TimelineRecord>;
-  /** Makes a standby's data anew; whatever was there under that id is thrown away. Not durable: a crash ends it. */
+  /**
+   * Makes a standby's data anew; whatever was there under that id is thrown away. Not durable: a crash ends it. The
+   * caller sees to it that no Postgres runs on it (withDataDirectory of the standby may be held, and is not taken here).
+   * Its Postgres answers queries before it has replayed everything: it stands at the point once
+   * pg_last_wal_replay_lsn() has reached the record's branchLsn.
+   */
   createStandbyTimeline(spec: StandbyTimelineSpec, signal?: AbortSignal): Promise<TimelineRecord>;
   /**
    * Where a point of the timeline's history lies, by its WAL. A time means the last commit at or before it.
@@ -135,8 +142,11 @@ export interface Storage {
   finishRecovery(timeline: TimelineRef): Promise<TimelineRecord>;
   /** Called when a compute has stopped cleanly: takes a base where that is cheap, rewrites fragmented files. */
   afterSuspend(timeline: TimelineRef): Promise<void>;
-  /** Takes a base where much WAL has been written since the last one, so that every point stays cheap to reach. */
-  keepHistory(timeline: TimelineRef): Promise<void>;
+  /**
+   * Takes a base where much WAL has been written since the last one, so that every point stays cheap to reach, or where
+   * the last one is so old for a history window of `windowMs` that nothing could be trimmed.
+   */
+  keepHistory(timeline: TimelineRef, window: { windowMs: number }): Promise<void>;
   /**
    * Removes bases and WAL that no point from `startMs` (since the epoch) on needs. What children, or the `pinned`
    * points, still need stays.

@@ -189,6 +189,7 @@ function testStorage(
         branchLsn: null,
         branchTimestamp: null,
         recovery: options.recovery ?? 'none',
+        recoveryTimelineId: null,
         suspectSubscriptions: options.suspectSubscriptions ?? false,
         createdAt: new Date().toISOString(),
       };

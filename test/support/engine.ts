@@ -33,7 +33,8 @@ export interface Engine {
   sql(timelineId: string, statement: string): Promise<(string | null)[][]>;
   client(timelineId: string): Promise<pg.Client>;
   root(timelineId: string): Promise<TimelineRecord>;
-  child(timelineId: string, parentTimelineId: string): Promise<TimelineRecord>;
+  /** At the head, or at an LSN. */
+  child(timelineId: string, parentTimelineId: string, lsn?: string): Promise<TimelineRecord>;
   /** Everything that was written to the pool so far survives a power cut; for what a test does not examine. */
   syncPool(): Promise<void>;
   close(): Promise<void>;
@@ -132,7 +133,9 @@ export async function makeEngine(options: EngineOptions): Promise<Engine> {
         const record = await storage.readTimeline(ref(timelineId));
         const replays = record?.recovery === 'replay';
         const own = path.join(storage.dataDirectory(ref(timelineId)), 'postgresql.auto.conf');
-        if (replays) await writeFile(own, 'fsync = off\n');
+        // As a compute's configuration does.
+        const follow = `recovery_target_timeline = '${record?.recoveryTimelineId ?? 'current'}'\n`;
+        if (replays) await writeFile(own, `fsync = off\n${follow}`);
         running.set(timelineId, await launch(timelineId, settings));
         if (replays) {
           await writeFile(own, '');
@@ -168,8 +171,10 @@ export async function makeEngine(options: EngineOptions): Promise<Engine> {
       return client;
     },
     root: (timelineId) => storage.createRootTimeline({ ...ref(timelineId), pgVersion: major, owner }),
-    child: (timelineId, parentTimelineId) =>
-      storage.createChildTimeline({ ...ref(timelineId), parentTimelineId, owner, point: { kind: 'head' } }),
+    child: (timelineId, parentTimelineId, lsn) => {
+      const point = lsn === undefined ? ({ kind: 'head' } as const) : ({ kind: 'lsn', lsn } as const);
+      return storage.createChildTimeline({ ...ref(timelineId), parentTimelineId, owner, point });
+    },
     syncPool: async () => {
       await run('sync', ['-f', options.pool]);
     },
