@@ -3,7 +3,8 @@
  *
  * A hot base is taken between pg_backup_start and pg_backup_stop on one session and holds the backup_label; a base at
  * rest is a clone after a clean shutdown. A root's template is a base too, for free, until enough WAL has been written.
- * Replay runs at some 400 MB/s, so a base serves while less than 64 MB of WAL follow it; then a newer one is worth it.
+ * Replay runs at some 400 MB/s and writes anew what it touches, so a base serves while less than 16 MB of WAL follow it;
+ * then a newer one is worth it.
  *
  * Locking: whoever clones from a base holds the timeline's base lock shared; making and removing holds it exclusive.
  */
@@ -21,7 +22,7 @@ import { readBases, readProjectRecords, writeBaseRecord } from './records.ts';
 import type { Base, BaseRecord, ReplaySourceRef, StoredTimeline } from './records.ts';
 import type { FileOwner, LivePostgres } from './types.ts';
 
-export const BASE_SERVES_BYTES = 64n * 1024n * 1024n;
+export const BASE_SERVES_BYTES = 16n * 1024n * 1024n;
 
 const CONTROL_FILE_TRIES = 5;
 
@@ -45,15 +46,15 @@ export interface ReplaySource {
   seed: BaseRecord['seed'];
 }
 
-/**
- * The newest that can serve `point`. Undefined: none, or, where a newer one could be taken instead (`near`), too much
- * WAL since.
- */
+/** Where the WAL of a base must begin at the earliest, when another one could be taken at `lsn` instead. */
+export const nearEnough = (lsn: bigint): bigint => lsn - BASE_SERVES_BYTES;
+
+/** The newest that can serve the point. Undefined: none, or none that begins at `notBefore` or later. */
 export async function pickBase(
   context: BaseContext,
   layout: TimelineLayout,
   record: StoredTimeline,
-  point: { lsn: bigint; timelineId: number; near: boolean },
+  point: { lsn: bigint; timelineId: number; notBefore?: bigint | undefined },
 ): Promise<ReplaySource | undefined> {
   const reachable = (base: Base) =>
     record.historyStart === null || parseLsn(base.stopLsn) >= parseLsn(record.historyStart);
@@ -62,7 +63,7 @@ export async function pickBase(
   );
   const own = bases.map((base) => fromBase(base, record.timelineId));
   const candidates = [...own.toReversed(), ...(await fromTemplate(context, record, point.timelineId))];
-  const serves = (base: ReplaySource) => !point.near || point.lsn - base.startLsn < BASE_SERVES_BYTES;
+  const serves = (base: ReplaySource) => point.notBefore === undefined || base.startLsn >= point.notBefore;
   return candidates.find((base) => base.stopLsn <= point.lsn && serves(base));
 }
 

@@ -5,11 +5,11 @@
 import { randomInt } from 'node:crypto';
 import { chmod, chown, mkdir, writeFile } from 'node:fs/promises';
 import { newSystemIdentifier } from '../postgres/control-data.ts';
-import { reachAt } from './history.ts';
 import { timelineLayout } from './layout.ts';
 import type { TimelineLayout } from './layout.ts';
 import { cloneTemplate, materialise, materialiseStandby } from './materialise.ts';
-import type { Materialised, Parent } from './materialise.ts';
+import type { Materialised } from './materialise.ts';
+import type { Parent } from './sources.ts';
 import { createTimelineRecord, readTimelineRecord } from './records.ts';
 import type { StoredTimeline } from './records.ts';
 import { exclusively, withParent } from './state.ts';
@@ -88,7 +88,6 @@ export async function createChild(
   signal: AbortSignal | undefined,
 ): Promise<TimelineRecord> {
   const parentRef = { projectId: spec.projectId, timelineId: spec.parentTimelineId };
-  if (spec.point.kind === 'lsn') await reachAt(state, parentRef, spec.point.lsn, signal);
   return withParent(state, parentRef, signal, (parent) =>
     creating(state, spec, async (layout) => {
       const made = await materialise(state.context, parent, layout, spec);
@@ -105,7 +104,6 @@ export async function createStandby(
 ): Promise<TimelineRecord> {
   const parentRef = { projectId: spec.projectId, timelineId: spec.parentTimelineId };
   const layout = timelineLayout(state.layout.root, spec);
-  if (spec.point.kind === 'lsn') await reachAt(state, parentRef, spec.point.lsn, signal);
   await state.pool.assertRoom();
   return withParent(state, parentRef, signal, async (parent) => {
     state.inProgress.add(layout.root);

@@ -5,16 +5,13 @@ import type { Lsn } from '../lib/lsn.ts';
 import { parseLsn } from '../lib/lsn.ts';
 import type { HistoryWindow, PointQuery, ResolvedPoint } from '../lib/point.ts';
 import { findServer } from '../postgres/server.ts';
-import { pickBase } from './bases.ts';
 import { takeBaseIfDue } from './keep-history.ts';
 import { timelineKey, timelineLayout } from './layout.ts';
-import { outsideHistory, readControlWithRetry } from './materialise.ts';
-import { ownerOf } from './owner.ts';
+import { outsideHistory, readControlWithRetry } from './sources.ts';
 import { reachOf, resolvePoint as findPoint } from './points.ts';
 import { readBases, readTimelineRecord } from './records.ts';
-import type { StoredTimeline } from './records.ts';
 import { rewriteFragmented, type AtRest } from './rest-work.ts';
-import { dependentsOf, lacksSeed, makeSeed } from './seeds.ts';
+import { dependentsOf, makeSeed } from './seeds.ts';
 import { findParent, ParentInBetween, withParent } from './state.ts';
 import type { State } from './state.ts';
 import { newStart, trimArchive, trimTo } from './trim.ts';
@@ -35,42 +32,12 @@ export function resolvePoint(
   );
 }
 
-/** Sees to it that a replay to that point has something to begin with: the timeline's seed, if need be. */
-export async function reachAt(
-  state: State,
-  timeline: TimelineRef,
-  lsn: Lsn,
-  signal: AbortSignal | undefined,
-): Promise<void> {
-  const layout = timelineLayout(state.layout.root, timeline);
-  const record = await readTimelineRecord(layout);
-  if (!record || record.recovery !== 'none' || !(await lacksSeed(layout, record))) return;
-  const { timelineId } = await readControlWithRetry(layout.pgdata);
-  const point = { lsn: parseLsn(lsn), timelineId, near: false };
-  if (await state.context.baseLocks.shared(timelineKey(timeline), () => pickBase(state.context, layout, record, point)))
-    return;
-  await ensureSeed(state, record, signal);
-}
-
-async function ensureSeed(state: State, record: StoredTimeline, signal: AbortSignal | undefined): Promise<void> {
-  const layout = timelineLayout(state.layout.root, record);
-  const { projectId, origin } = record;
-  if (origin === null) return;
-  const originRef = { projectId, timelineId: origin.timelineId };
-  await reachAt(state, originRef, origin.lsn, signal);
-  await withParent(state, originRef, signal, async (parent) =>
-    makeSeed(state.context, parent, layout, record, await ownerOf(layout.pgdata)),
-  );
-}
-
-/** Of every timeline that would lose its beginning with this one. The caller holds this one's data directory. */
+/** Of every timeline that would lose its beginning with this one. */
 export async function seedDependents(state: State, timeline: TimelineRef): Promise<void> {
   const layout = timelineLayout(state.layout.root, timeline);
   for (const dependent of await dependentsOf(layout)) {
-    const its = timelineLayout(state.layout.root, dependent);
     try {
-      const parent = await findParent(state, timeline);
-      await makeSeed(state.context, parent, its, dependent, await ownerOf(its.pgdata));
+      await makeSeed(state.context, timelineLayout(state.layout.root, dependent), dependent);
     } catch (error) {
       const { timelineId } = dependent;
       state.options.logger.warn({ err: error, timeline: timelineId }, 'a branch loses the beginning of its history');
@@ -96,7 +63,8 @@ export function keepHistory(state: State, timeline: TimelineRef, windowMs: numbe
   };
   return ifSettled(async () => {
     if ((await state.pool.status()).watermark !== 'ok') return;
-    if (await state.locks.shared(key, taken)) await rewriteNewestBase(state, timeline);
+    await state.locks.shared(key, taken);
+    await rewriteNewestBase(state, timeline);
   });
 }
 
@@ -106,7 +74,7 @@ async function rewriteNewestBase(state: State, timeline: TimelineRef): Promise<v
   const key = timelineKey(timeline);
   const layout = timelineLayout(state.layout.root, timeline);
   const base = (await readBases(layout)).at(-1);
-  if (!base) return;
+  if (!base || state.rewritten.get(key) === base.number) return;
   const whileThere =
     <T>(work: () => Promise<T>) =>
     async (): Promise<T | undefined> =>
@@ -117,6 +85,7 @@ async function rewriteNewestBase(state: State, timeline: TimelineRef): Promise<v
     exclusive: (work) => locks.exclusive(key, whileThere(work)),
   };
   await rewriteFragmented(state.durable, state.pool, base.dataDirectory, atRest, new AbortController().signal);
+  state.rewritten.set(key, base.number);
 }
 
 export function trimHistory(
@@ -136,7 +105,7 @@ export function trimHistory(
       if (!start || parseLsn(start.stopLsn) <= lsn) continue;
       // A full copy would cost more than what it lets go of.
       if (state.pool.driver.mode === 'copy') pinned.push(lsn);
-      else await ensureSeed(state, dependent, undefined);
+      else await makeSeed(context, timelineLayout(state.layout.root, dependent), dependent);
     }
     const start = await newStart(layout, { ...window, pinned });
     const { walSegmentSizeBytes } = await readControlWithRetry(layout.pgdata);

@@ -1,7 +1,7 @@
 /**
  * Takes the bases that make history cheap to reach and possible to trim.
  *
- * Replay runs at some 400 MB/s, so a base is worth it after 64 MB of WAL, but not every few seconds: on a running
+ * Replay runs at some 400 MB/s, so a base is worth it after 32 MB of WAL, but not every few seconds: on a running
  * timeline it costs a checkpoint. A timeline that writes little gets one when its last one is old for its window:
  * trimming lets go of whole bases only. Where a base is a full copy, it has to be worth that.
  */
@@ -9,8 +9,8 @@ import { parseLsn } from '../lib/lsn.ts';
 import { readControlData } from '../postgres/control-data.ts';
 import { BASE_SERVES_BYTES, takeHotBase, takeRestBase } from './bases.ts';
 import type { BaseContext } from './bases.ts';
-import { flushedLsn, readControlWithRetry } from './materialise.ts';
-import type { Parent } from './materialise.ts';
+import { flushedLsn, readControlWithRetry } from './sources.ts';
+import type { Parent } from './sources.ts';
 import { ownerOf } from './owner.ts';
 import { readBases } from './records.ts';
 

@@ -66,3 +66,17 @@ export function timelineLayout(pool: string, timeline: TimelineRef): TimelineLay
 }
 
 export const timelineKey = (timeline: TimelineRef): string => `${timeline.projectId}/${timeline.timelineId}`;
+
+/** Of another timeline of the same project. */
+export function siblingLayout(layout: TimelineLayout, timelineId: string): TimelineLayout {
+  const root = path.join(layout.project, timelineId);
+  const move = (place: string) => path.join(root, path.basename(place));
+  return {
+    project: layout.project,
+    root,
+    record: move(layout.record),
+    pgdata: move(layout.pgdata),
+    bases: move(layout.bases),
+    wal: move(layout.wal),
+  };
+}

@@ -13,8 +13,8 @@ import { readControlData } from '../postgres/control-data.ts';
 import { scanWal, segmentNumberOf } from '../postgres/wal.ts';
 import type { WalCommit, WalSource } from '../postgres/wal.ts';
 import type { BaseContext } from './bases.ts';
-import { factsOf, flushedLsn, readControlWithRetry } from './materialise.ts';
-import type { Parent } from './materialise.ts';
+import { factsOf, flushedLsn, readControlWithRetry } from './sources.ts';
+import type { Parent } from './sources.ts';
 import { readBases } from './records.ts';
 import { findPoint, walFilesOf, walSource } from './wal-files.ts';
 

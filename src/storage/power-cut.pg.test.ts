@@ -9,13 +9,15 @@ import { readFile, readdir } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { makeEngine, ref } from '../../test/support/engine.ts';
+import { MAJOR, makeEngine, ref } from '../../test/support/engine.ts';
 import type { Engine } from '../../test/support/engine.ts';
 import { cutPower, makePool, missingFor } from '../../test/support/pool.ts';
 import type { PoolKind, TestPool } from '../../test/support/pool.ts';
+import { waitFor } from '../../test/support/wait.ts';
 import { durable, durableWithout } from '../lib/durable.ts';
 import type { Durable, SyncStep } from '../lib/durable.ts';
 import type { AppError } from '../lib/errors.ts';
+import { scanWal } from '../postgres/wal.ts';
 
 const missing = missingFor('xfs') || missingFor('btrfs');
 const ROWS = 2000;
@@ -87,7 +89,31 @@ describe.skipIf(missing !== '')(`power cut ${missing}`, () => {
     }
   }
 
-  const scenarios: Record<string, { work: (engine: Engine) => Promise<unknown>; timelineId: string; rows: number }> = {
+  interface Scenario {
+    work: (engine: Engine) => Promise<unknown>;
+    /** What is done with what is left before `timelineId` is looked at. */
+    after?: (engine: Engine) => Promise<unknown>;
+    timelineId: string;
+    rows: number;
+  }
+
+  const lsnOf = async (engine: Engine, timelineId: string) =>
+    (await engine.sql(timelineId, 'select pg_current_wal_flush_lsn()'))[0]![0]!;
+  /** More WAL than a replay shall ever go through: the next base is due. */
+  const writeMuch = (engine: Engine, timelineId: string) =>
+    engine.sql(timelineId, `insert into public.bulk select repeat(md5(n::text), 20) from generate_series(1, 30000) n`);
+  /** The moment before the rows went, to which a test goes back. */
+  let past = '';
+
+  async function parentWithAPast(engine: Engine): Promise<void> {
+    await parentAtRest(engine);
+    await engine.start('main');
+    past = await lsnOf(engine, 'main');
+    await engine.sql('main', 'delete from public.facts');
+    await engine.sql('main', 'create table public.bulk (filler text)');
+  }
+
+  const scenarios: Record<string, Scenario> = {
     'new root': { work: (engine) => engine.root('main'), timelineId: 'main', rows: 0 },
     'child of a suspended parent': {
       work: async (engine) => {
@@ -122,12 +148,93 @@ describe.skipIf(missing !== '')(`power cut ${missing}`, () => {
       timelineId: 'child',
       rows: ROWS + 1,
     },
+    'child at a point in the past': {
+      work: async (engine) => {
+        await parentWithAPast(engine);
+        await engine.child('child', 'main', past);
+      },
+      timelineId: 'child',
+      rows: ROWS,
+    },
+    'snapshot, and a branch of it': {
+      work: async (engine) => {
+        await parentWithAPast(engine);
+        const point = { kind: 'lsn', lsn: past } as const;
+        const spec = { ...ref('snapshot'), parentTimelineId: 'main', owner: engine.owner, point };
+        await engine.storage.createChildTimeline({ ...spec, kind: 'snapshot' });
+      },
+      after: (engine) => engine.child('child', 'snapshot'),
+      timelineId: 'child',
+      rows: ROWS,
+    },
+    'point within a window that was trimmed': {
+      work: async (engine) => {
+        await parentAtRest(engine);
+        await engine.start('main');
+        await engine.sql('main', 'create table public.bulk (filler text)');
+        await writeMuch(engine, 'main');
+        await engine.child('due', 'main');
+        past = await lsnOf(engine, 'main');
+        await engine.sql('main', 'delete from public.facts');
+        await writeMuch(engine, 'main');
+        await engine.storage.trimHistory(ref('main'), { startMs: Date.now(), pinned: [past] });
+        await engine.syncPool();
+        await engine.sql('main', 'insert into public.bulk select pg_switch_wal()::text');
+      },
+      after: (engine) => engine.child('child', 'main', past),
+      timelineId: 'child',
+      rows: ROWS,
+    },
+    'past of a branch whose origin was deleted': {
+      work: async (engine) => {
+        await parentAtRest(engine);
+        await engine.child('branch', 'main');
+        await engine.start('branch');
+        past = await lsnOf(engine, 'branch');
+        await engine.sql('branch', 'delete from public.facts');
+        await engine.syncPool();
+        await engine.storage.deleteTimeline(ref('main'));
+      },
+      after: (engine) => engine.child('child', 'branch', past),
+      timelineId: 'child',
+      rows: ROWS,
+    },
   };
 
   describe.each(['xfs', 'btrfs'] as const)('on %s', (kind) => {
     test.each(Object.keys(scenarios))('%s', async (name) => {
-      const { work, timelineId, rows } = scenarios[name]!;
-      expect(await afterCut(kind, durable, work, (engine) => rowsOf(engine, timelineId))).toBe(String(rows));
+      const { work, after, timelineId, rows } = scenarios[name]!;
+      const look = async (engine: Engine) => {
+        await after?.(engine);
+        return rowsOf(engine, timelineId);
+      };
+      expect(await afterCut(kind, durable, work, look)).toBe(String(rows));
+    });
+
+    test('archived WAL is whole', async () => {
+      const work = async (engine: Engine) => {
+        await parentWithAPast(engine);
+        for (let n = 0; n < 3; n += 1) await writeMuch(engine, 'main');
+        await waitFor('segments to be archived', async () => (await segmentsOf(engine)).length >= 8);
+      };
+      const segmentsOf = async (engine: Engine) =>
+        (await readdir(engine.storage.walDirectory(ref('main')))).filter((name) => /^[0-9A-F]{24}$/.test(name));
+      const records = await afterCut(kind, durable, work, async (engine) => {
+        const directory = engine.storage.walDirectory(ref('main'));
+        const names = (await segmentsOf(engine)).toSorted();
+        const segmentSizeBytes = 4 * 1024 * 1024;
+        const first = Number.parseInt(names[0]!.slice(16), 16);
+        const readSegment = async (number: number) => {
+          const name = names[number - first];
+          return name === undefined ? undefined : readFile(path.join(directory, name));
+        };
+        const source = { major: MAJOR, segmentSizeBytes, readSegment };
+        const fromLsn = BigInt(first) * BigInt(segmentSizeBytes);
+        const scan = await scanWal(source, { fromLsn, verify: true });
+        // The last record of the last segment may go on in one that was not archived yet.
+        return { names: names.length, whole: Number(scan.endLsn - fromLsn) / segmentSizeBytes };
+      });
+      expect(records.whole).toBeGreaterThan(records.names - 1);
     });
   });
 
@@ -235,6 +342,8 @@ describe.skipIf(missing !== '')(`power cut ${missing}`, () => {
         await engine.child('child', 'main');
         // Only a timeline without a template of its own needs a base.
         await engine.start('child');
+        await engine.sql('child', 'create table public.bulk (filler text)');
+        await writeMuch(engine, 'child');
         await engine.child('grandchild', 'child');
       };
       const look = async (engine: Engine) => {

@@ -19,7 +19,7 @@ import type { Templates } from '../postgres/template.ts';
 import type { Installations } from '../postgres/types.ts';
 import { timelineKey, timelineLayout } from './layout.ts';
 import type { PoolLayout } from './layout.ts';
-import type { Parent } from './materialise.ts';
+import type { Parent } from './sources.ts';
 import type { Pool } from './pool.ts';
 import { readTimelineRecord } from './records.ts';
 import type { StoredTimeline } from './records.ts';
@@ -58,6 +58,8 @@ export interface State {
   locks: KeyLock;
   /** Work at rest that gives way to whoever wants the data directory. */
   yielding: Map<string, AbortController>;
+  /** By timeline: the newest base whose fragments have been looked after. */
+  rewritten: Map<string, number>;
   /** Created right now: no garbage, though nothing vouches for them yet. */
   inProgress: Set<string>;
 }

@@ -13,7 +13,7 @@ import { KeyLock } from '../lib/key-lock.ts';
 import { createTemplates } from '../postgres/template.ts';
 import { createChild, createRoot, createStandby } from './create.ts';
 import { keepHistory, resolvePoint, restWork, seedDependents, trimHistory } from './history.ts';
-import { poolLayout, RESERVED_NAMES, timelineLayout } from './layout.ts';
+import { poolLayout, RESERVED_NAMES, timelineKey, timelineLayout } from './layout.ts';
 import { isOutOfSpace, openPool, poolFull } from './pool.ts';
 import { readTimelineRecord, writeTimelineRecord } from './records.ts';
 import type { StoredTimeline } from './records.ts';
@@ -76,7 +76,7 @@ async function open(options: StorageOptions): Promise<State> {
   const parts = { driver: pool.driver, durable, templates, now, discard, baseLocks: new KeyLock() };
   const context = { ...parts, pool: layout.root, bootId };
   const shared = { options, layout, pool, templates, durable, now, context };
-  return { ...shared, locks: new KeyLock(), yielding: new Map(), inProgress: new Set() };
+  return { ...shared, locks: new KeyLock(), yielding: new Map(), rewritten: new Map(), inProgress: new Set() };
 }
 
 async function spaceAware<T>(work: () => Promise<T>): Promise<T> {
@@ -92,6 +92,7 @@ function deleteTimeline(state: State, timeline: TimelineRef): Promise<void> {
   return exclusively(state, timeline, async () => {
     if (await readTimelineRecord(layout)) await seedDependents(state, timeline);
     await state.context.discard(layout.root);
+    state.rewritten.delete(timelineKey(timeline));
     // The last branch takes the project's directory along.
     await rmdir(layout.project).catch((error: NodeJS.ErrnoException) => {
       if (!['ENOENT', 'ENOTEMPTY', 'EEXIST'].includes(error.code ?? '')) throw error;
