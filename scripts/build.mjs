@@ -1,5 +1,5 @@
 /**
- * Builds dist/: compiled sources, the SQL of the catalog's migrations, and the API document extracted from its package.
+ * Builds dist/: compiled sources, the thread that dumps schemas, the SQL of the catalog's migrations, and the API document extracted from its package.
  * Everything is made in a directory beside dist/ and swapped in at the end, so a failed build leaves the old one.
  * dist/.build-hash names what it was built from (see setup.mjs).
  */
@@ -30,6 +30,7 @@ const migrations = path.join(ROOT, 'src/catalog/migrations');
 for (const name of readdirSync(migrations).filter((file) => file.endsWith('.sql'))) {
   cpSync(path.join(migrations, name), path.join(next, 'catalog/migrations', name));
 }
+cpSync(path.join(ROOT, 'src/postgres/dump-worker.js'), path.join(next, 'postgres/dump-worker.js'));
 node('scripts/extract-contract.mjs', [path.join(next, 'contract/document.json')], true);
 writeFileSync(path.join(next, '.build-hash'), hash);
 

@@ -52,11 +52,16 @@ const PINNED_OPTIONS = [
 /** Unknown to earlier majors. */
 const PINNED_OPTIONS_17 = ['event_triggers=off', 'transaction_timeout=0'] as const;
 
+/** As the startup parameter `options` takes them. */
+export function pinnedOptions(major: number): string {
+  const pinned = major >= 17 ? [...PINNED_OPTIONS, ...PINNED_OPTIONS_17] : PINNED_OPTIONS;
+  return pinned.map((option) => `-c ${option}`).join(' ');
+}
+
 const asText = { getTypeParser: () => (value: unknown) => value };
 
 /** Throws AppError 'unavailable' when the server cannot be reached or refuses the login. */
 export async function openInternalSession(login: InternalLogin): Promise<InternalSession> {
-  const pinned = login.major >= 17 ? [...PINNED_OPTIONS, ...PINNED_OPTIONS_17] : PINNED_OPTIONS;
   const client = new pg.Client({
     host: login.socketDirectory,
     port: login.port,
@@ -64,7 +69,7 @@ export async function openInternalSession(login: InternalLogin): Promise<Interna
     user: 'cloud_admin',
     password: login.secret,
     application_name: 'ballast',
-    options: pinned.map((option) => `-c ${option}`).join(' '),
+    options: pinnedOptions(login.major),
     connectionTimeoutMillis: login.connectTimeoutMs ?? 10_000,
   });
   // Without a listener, a server that goes away would take the whole process down.
