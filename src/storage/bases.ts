@@ -206,7 +206,9 @@ export async function finishBase(
 export async function basesInUse(layout: TimelineLayout): Promise<Set<number>> {
   const timelineId = path.basename(layout.root);
   const records = await readProjectRecords(layout);
-  const sources = records.map((record) => (record.recovery === 'replay' ? record.replaySource : null));
+  const sources = records.map((record) =>
+    record.kind === 'branch' && record.recovery === 'replay' ? record.replaySource : null,
+  );
   const numbers = sources.flatMap((source) =>
     source?.kind === 'base' && source.timelineId === timelineId ? [source.number] : [],
   );

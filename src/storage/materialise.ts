@@ -115,8 +115,10 @@ async function cloneAsItIs(
 ): Promise<Filled> {
   const rules = { asItIs: true, backupLabel: true };
   await context.driver.cloneData(parent.layout.pgdata, target.pgdata, { rules, live: false, owner });
-  const { branchLsn, branchTimestamp, recovery, suspectSubscriptions, replaySource } = parent.record;
-  const { origin, recoveryTimelineId } = parent.record;
+  const { branchLsn, branchTimestamp, recovery, suspectSubscriptions, origin, recoveryTimelineId } = parent.record;
+  const { kind, timelineId } = parent.record;
+  // A snapshot outlives the base that it was made from.
+  const replaySource = kind === 'snapshot' ? ({ kind, timelineId } as const) : parent.record.replaySource;
   if (branchLsn === null || recovery === 'none')
     throw new Error('a timeline that has yet to recover has a branch point');
   const made = { branchLsn, branchTimestamp, recovery, suspectSubscriptions, replaySource, origin, recoveryTimelineId };

@@ -30,7 +30,11 @@ export interface Origin {
   lsn: Lsn;
 }
 
-export type ReplaySourceRef = { kind: 'template'; name: string } | { kind: 'base'; timelineId: string; number: number };
+export type ReplaySourceRef =
+  | { kind: 'template'; name: string }
+  | { kind: 'base'; timelineId: string; number: number }
+  /** A snapshot, which is never started and so stays what it is. */
+  | { kind: 'snapshot'; timelineId: string };
 
 export interface BaseRecord {
   formatVersion: 1;

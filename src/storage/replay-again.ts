@@ -104,6 +104,10 @@ async function findSource(
     const base = (await readBases(layout)).find(({ number }) => number === ref.number);
     if (base) return { dataDirectory: base.dataDirectory, kind: base.kind, ref };
   }
+  if (ref?.kind === 'snapshot') {
+    const layout = timelineLayout(context.pool, { projectId: record.projectId, timelineId: ref.timelineId });
+    if (await exists(layout.record)) return { dataDirectory: layout.pgdata, kind: 'hot', ref };
+  }
   throw new AppError('internal', 'the branch was interrupted by a power failure and its source is gone', {
     internal: `replay source ${JSON.stringify(ref)} of ${record.timelineId}`,
   });
