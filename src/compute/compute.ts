@@ -108,7 +108,8 @@ export class Compute {
       await this.#limitLog();
     }
     const current = this.tracker.current();
-    return current && { endpointId: this.spec.endpointId, ...current };
+    if (!current) return undefined;
+    return { endpointId: this.spec.endpointId, ...current, ...(this.spec.standby && { fingerprint: '' }) };
   }
 
   async #limitLog(): Promise<void> {

@@ -139,5 +139,9 @@ describe('postgresql.conf', () => {
 
 test('pg_hba.conf has no way in but the socket with a secret', () => {
   const lines = configurationFiles(input())['pg_hba.conf']!.trim().split('\n');
-  expect(lines).toEqual(['local replication all reject', 'local all all scram-sha-256']);
+  expect(lines).toEqual([
+    'local replication cloud_admin scram-sha-256',
+    'local replication all reject',
+    'local all all scram-sha-256',
+  ]);
 });

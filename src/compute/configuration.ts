@@ -16,12 +16,21 @@ export interface ConfigurationInput {
   /** Shell command as PostgreSQL's archive_command. */
   archiveCommand: string;
   hostMemoryBytes: number;
-  /** `recovery`: replays staged WAL without fsync, with nobody inside. */
-  phase: 'recovery' | 'running';
+  /** `recovery`: replays staged WAL without fsync, with nobody inside. `standby`: stays in recovery and answers. */
+  phase: 'recovery' | 'running' | 'standby';
+  /** For the phase `standby`. */
+  standby?: StandbyInput;
   /** Which timeline id recovery follows; null: that of the data directory. */
   recoveryTimelineId: number | null;
   /** False keeps the launcher of subscription workers away, for clones that may hold somebody else's subscriptions. */
   subscriptionWorkers: boolean;
+}
+
+export interface StandbyInput {
+  /** Undefined: it stays where its WAL ends. */
+  source: { primaryConninfo: string; restoreCommand: string } | undefined;
+  /** Lower bounds by name: what the primary has, or had. */
+  atLeast: Record<string, number>;
 }
 
 const MIB = 1024 * 1024;
@@ -84,12 +93,40 @@ function defaultSettings(input: ConfigurationInput): Settings {
     lc_numeric: 'C',
     lc_time: 'C',
     max_replication_slots: '10',
-    max_wal_senders: '10',
+    // Each read replica takes one, and tenants' subscribers shall not lack them.
+    max_wal_senders: '40',
     max_slot_wal_keep_size: '1GB',
+    max_worker_processes: '8',
+    max_locks_per_transaction: '64',
   };
 }
 
-/** Ours alone. `fsync` is here too: the only compute without it has no client inside. */
+/** What a standby has over the others: where its WAL comes from, and nothing less than its primary. */
+function standbySettings({ source, atLeast }: StandbyInput, others: Settings): Settings {
+  const raised = Object.entries(atLeast).map(([name, least]): [string, string] => [
+    name,
+    String(Math.max(least, Number(others[name] ?? 0))),
+  ]);
+  return {
+    ...Object.fromEntries(raised),
+    hot_standby: 'on',
+    primary_conninfo: source?.primaryConninfo ?? '',
+    primary_slot_name: '',
+    restore_command: source?.restoreCommand ?? '',
+    // A primary that is promoted goes on under a later timeline id.
+    ...(source && { recovery_target_timeline: 'latest' }),
+    // Also how often it looks for more WAL where there is none; the relay holds a follower while its primary is away.
+    wal_retrieve_retry_interval: source ? '250ms' : '1h',
+    hot_standby_feedback: 'off',
+    archive_mode: 'off',
+    archive_command: '',
+    // Nothing here outlives a crash.
+    fsync: 'off',
+    max_logical_replication_workers: '0',
+  };
+}
+
+/** Ours alone. `fsync` is here too: the only read-write compute without it has no client inside. */
 function pinnedSettings(input: ConfigurationInput): Settings {
   const { spec } = input;
   const major = spec.pgVersion;
@@ -170,13 +207,18 @@ function preloadList(libraries: readonly string[]): string {
 
 /** Throws AppError 'unprocessable' for a preload library or a pg_setting that cannot be written. */
 export function postgresqlConf(input: ConfigurationInput): string {
-  const pinned = pinnedSettings(input);
-  const own = Object.entries(input.spec.pgSettings)
-    .map(([name, value]): [string, string] => [name.toLowerCase(), value])
-    .filter(([name]) => !(name in pinned));
+  const defaults = defaultSettings(input);
+  const common = pinnedSettings(input);
+  const asked = Object.entries(input.spec.pgSettings).map(([name, value]): [string, string] => [
+    name.toLowerCase(),
+    value,
+  ]);
+  const others = { ...defaults, ...Object.fromEntries(asked), ...common };
+  const pinned = input.standby ? { ...common, ...standbySettings(input.standby, others) } : common;
+  const own = asked.filter(([name]) => !(name in pinned));
   return [
     '# Written by Ballast at each start.',
-    ...Object.entries(defaultSettings(input)).map(settingLine),
+    ...Object.entries(defaults).map(settingLine),
     ...own.map(settingLine),
     ...Object.entries(pinned).map(settingLine),
     '',
@@ -192,9 +234,17 @@ function settingLine([name, value]: [string, string]): string {
   return `${name} = '${value.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`;
 }
 
-/** One way in: the Unix socket, with a secret. Physical replication stays closed; the proxy filters the logical kind. */
+/**
+ * One way in: the Unix socket, with a secret. Physical replication is for replication-relay.ts, which logs in as
+ * cloud_admin, and closed to everybody else; the proxy filters the logical kind.
+ */
 export function pgHbaConf(): string {
-  return ['local replication all reject', 'local all all scram-sha-256', ''].join('\n');
+  const lines = [
+    'local replication cloud_admin scram-sha-256',
+    'local replication all reject',
+    'local all all scram-sha-256',
+  ];
+  return [...lines, ''].join('\n');
 }
 
 /** Files of the configuration directory by name. */

@@ -8,11 +8,13 @@
  */
 import { access, rename, stat } from 'node:fs/promises';
 import path from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import type { Home } from '../home.ts';
 import { AppError, isAppError } from '../lib/errors.ts';
 import type { Logger } from '../lib/log.ts';
 import { HOST_ROLES_SQL } from '../postgres/hardening.ts';
 import type { InternalSession } from '../postgres/internal-session.ts';
+import { readControlData } from '../postgres/control-data.ts';
 import { findServer, startServer, stopServer } from '../postgres/server.ts';
 import type { Installations, PostgresInstallation } from '../postgres/types.ts';
 import { archiveCommand } from '../storage/archive.ts';
@@ -30,8 +32,10 @@ import {
   writeConfiguration,
   writeRecord,
 } from './places.ts';
+import type { ReplicationRelay } from './replication-relay.ts';
+import { leastSettings, reachPoint, restoreCommand } from './standby.ts';
 import { dropInheritedSubscriptions } from './subscriptions.ts';
-import type { ComputeSpec } from './types.ts';
+import type { ComputeSpec, StandbySpec } from './types.ts';
 
 export interface StartContext {
   home: Home;
@@ -39,6 +43,7 @@ export interface StartContext {
   installations: Installations;
   /** cloud_admin's. */
   secret: () => Promise<string>;
+  relay: ReplicationRelay;
   logger: Logger;
   nowMs: () => number;
   hostMemoryBytes: number;
@@ -53,13 +58,12 @@ const RELOAD_ATTEMPTS = 500;
 
 /** The caller holds the timeline's data directory. */
 export async function startCompute(context: StartContext, spec: ComputeSpec): Promise<Compute> {
-  const timeline = await context.storage.readTimeline(spec.timeline);
+  const timeline = spec.standby
+    ? await createStandby(context, spec, spec.standby)
+    : await context.storage.readTimeline(spec.timeline);
   if (!timeline) throw new AppError('not_found', 'branch not found', { internal: 'no such timeline' });
   const installation = await context.installations.get(spec.pgVersion);
-  const compute =
-    timeline.recovery === 'none'
-      ? await launch(context, spec, installation, RUNNING)
-      : await firstStart(context, spec, installation, timeline);
+  const compute = await startByKind(context, spec, installation, timeline);
   try {
     await writeRecord(placesOf(context.home, spec.endpointId), recordOf(context, spec, compute.socketDirectory, true));
   } catch (error) {
@@ -69,6 +73,71 @@ export async function startCompute(context: StartContext, spec: ComputeSpec): Pr
   return compute;
 }
 
+/** Its data is made anew: what it was at the last time is of no use to anybody. */
+function createStandby({ storage }: StartContext, spec: ComputeSpec, { of, point }: StandbySpec) {
+  const { timeline, owner } = spec;
+  if (of.projectId !== timeline.projectId) throw new Error('a standby is in the project of its primary');
+  return storage.createStandbyTimeline({ ...timeline, parentTimelineId: of.timelineId, owner, point });
+}
+
+function startByKind(
+  context: StartContext,
+  spec: ComputeSpec,
+  installation: PostgresInstallation,
+  timeline: TimelineRecord,
+): Promise<Compute> {
+  if (spec.standby) return startStandby(context, { ...spec, standby: spec.standby }, installation, timeline);
+  return timeline.recovery === 'none'
+    ? launch(context, spec, installation, RUNNING)
+    : firstStart(context, spec, installation, timeline);
+}
+
+/**
+ * In its WAL a primary may have grown since the data was copied. A standby that is too small for that stops, and leaves
+ * in its control file what it lacked.
+ */
+async function startStandby(
+  context: StartContext,
+  spec: ComputeSpec & { standby: StandbySpec },
+  installation: PostgresInstallation,
+  timeline: TimelineRecord,
+): Promise<Compute> {
+  const { of, point } = spec.standby;
+  const { endpointId, owner } = spec;
+  const dataDirectory = context.storage.dataDirectory(spec.timeline);
+  const { configuration } = placesOf(context.home, endpointId);
+  for (;;) {
+    const { sizes } = await readControlData(dataDirectory);
+    const source =
+      point.kind === 'head'
+        ? {
+            primaryConninfo: await context.relay.open({ endpointId, owner, of, configuration }),
+            restoreCommand: restoreCommand(context.storage.walDirectory(of)),
+          }
+        : undefined;
+    const standby = { source, atLeast: leastSettings(spec.standby, sizes) };
+    try {
+      const compute = await launch(context, spec, installation, {
+        phase: 'standby',
+        standby,
+        subscriptionWorkers: false,
+        recoveryTimelineId: timeline.recoveryTimelineId,
+      });
+      try {
+        await compute.sessions.inPostgres(assertNoHostRoles);
+        if (timeline.branchLsn !== null) await reachPoint(compute, timeline.branchLsn, READY_WITHIN_MS);
+        return compute;
+      } catch (error) {
+        await compute.stop();
+        throw error;
+      }
+    } catch (error) {
+      const grown = await readControlData(dataDirectory);
+      if (isDeepStrictEqual(grown.sizes, sizes)) throw error;
+    }
+  }
+}
+
 /** Clones are asked once, before the first client: a template has none, and only a superuser could make such roles. */
 async function assertNoHostRoles(session: InternalSession): Promise<void> {
   const [row] = await session.query(HOST_ROLES_SQL);
@@ -76,7 +145,7 @@ async function assertNoHostRoles(session: InternalSession): Promise<void> {
     throw new AppError('internal', 'the compute is not safe to run', { internal: 'host roles exist' });
 }
 
-type Phase = Pick<ConfigurationInput, 'phase' | 'subscriptionWorkers' | 'recoveryTimelineId'>;
+type Phase = Pick<ConfigurationInput, 'phase' | 'subscriptionWorkers' | 'recoveryTimelineId' | 'standby'>;
 
 const RUNNING: Phase = { phase: 'running', subscriptionWorkers: true, recoveryTimelineId: null };
 

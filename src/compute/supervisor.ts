@@ -17,16 +17,17 @@ import type { Logger } from '../lib/log.ts';
 import { Semaphore } from '../lib/semaphore.ts';
 import { findServer, readPostmaster, stopServer } from '../postgres/server.ts';
 import type { Installations } from '../postgres/types.ts';
-import type { Storage } from '../storage/types.ts';
+import type { Storage, TimelineRef } from '../storage/types.ts';
 import { applyChanges } from './changes.ts';
 import { Compute } from './compute.ts';
 import type { ComputeRecord } from './places.ts';
 import { placesOf, readRecords, removePlaces } from './places.ts';
 import { readRolesAndDatabases } from './roles-and-databases.ts';
 import { sandboxLauncher } from './sandbox.ts';
+import { createReplicationRelay } from './replication-relay.ts';
 import type { StartContext } from './start-compute.ts';
 import { startCompute } from './start-compute.ts';
-import type { ComputeChange, ComputeSpec, Supervisor } from './types.ts';
+import type { ComputeAddress, ComputeChange, ComputeSpec, Supervisor } from './types.ts';
 
 export interface SupervisorOptions {
   home: Home;
@@ -41,6 +42,9 @@ export interface SupervisorOptions {
   fastStopWithinMs?: number;
 }
 
+/** What a follower that keeps up needs is a few milliseconds. */
+const FOLLOWERS_WITHIN_MS = 2_000;
+
 interface State {
   context: StartContext;
   computes: Map<string, Compute>;
@@ -53,6 +57,13 @@ interface State {
 export function createSupervisor(options: SupervisorOptions): Supervisor {
   const { home, storage, installations, logger } = options;
   let secret: Promise<string> | undefined;
+  const readOnce = (): Promise<string> => (secret ??= readSecret(home));
+  const relay = createReplicationRelay({
+    sockets: home.sockets,
+    secret: readOnce,
+    findPrimary: (timeline) => findPrimary(state, timeline)?.address,
+    logger,
+  });
   const state: State = {
     context: {
       home,
@@ -63,7 +74,8 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
       hostMemoryBytes: os.totalmem(),
       launcher: sandboxLauncher(),
       fastStopWithinMs: options.fastStopWithinMs ?? 15_000,
-      secret: () => (secret ??= readSecret(home)),
+      secret: readOnce,
+      relay,
     },
     computes: new Map(),
     endpoints: new KeyLock(),
@@ -78,6 +90,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     applyChanges: (endpointId, changes) =>
       alone(endpointId, async () => {
         const compute = runningCompute(state, endpointId);
+        if (compute.spec.standby) return;
         await applyChanges(compute.sessions, changes);
         compute.tracker.noteUse();
       }),
@@ -115,13 +128,25 @@ function runningCompute(state: State, endpointId: string): Compute {
   return compute;
 }
 
-async function start(state: State, spec: ComputeSpec, changes: readonly ComputeChange[]) {
+/** The read-write compute of a timeline, while it takes sessions. */
+function findPrimary(state: State, { projectId, timelineId }: TimelineRef): Compute | undefined {
+  for (const compute of state.computes.values()) {
+    const { timeline, standby } = compute.spec;
+    const isIt = timeline.timelineId === timelineId && timeline.projectId === projectId && !standby;
+    if (isIt && compute.isRunning) return compute;
+  }
+  return undefined;
+}
+
+async function start(state: State, spec: ComputeSpec, given: readonly ComputeChange[]) {
+  const changes = spec.standby ? [] : given;
   const current = running(state, spec.endpointId);
   if (current && isSameSpec(current.spec, spec) && (await current.isAlive())) {
     await applyChanges(current.sessions, changes);
     current.tracker.noteUse();
     return current.address;
   }
+  if (spec.standby) return startStandby(state, spec);
   const compute = await state.context.storage.withDataDirectory(spec.timeline, async () => {
     await stopCurrent(state, spec.endpointId);
     const started = await state.starts.run(() => startCompute(state.context, spec));
@@ -136,6 +161,25 @@ async function start(state: State, spec: ComputeSpec, changes: readonly ComputeC
   return compute.address;
 }
 
+async function startStandby(state: State, spec: ComputeSpec): Promise<ComputeAddress> {
+  await suspend(state, spec.endpointId);
+  try {
+    return await state.context.storage.withDataDirectory(spec.timeline, async () => {
+      const started = await state.starts.run(() => startCompute(state.context, spec));
+      register(state, started);
+      return started.address;
+    });
+  } catch (error) {
+    await removeStandby(state, spec);
+    throw error;
+  }
+}
+
+async function removeStandby(state: State, spec: ComputeSpec): Promise<void> {
+  await state.context.relay.close(spec.endpointId);
+  await state.context.storage.deleteTimeline(spec.timeline);
+}
+
 /** As they are written down: an adopted compute's spec comes from its record, where what is undefined is left out. */
 function isSameSpec(a: ComputeSpec, b: ComputeSpec): boolean {
   const written = (spec: ComputeSpec): unknown => JSON.parse(JSON.stringify(spec));
@@ -145,19 +189,28 @@ function isSameSpec(a: ComputeSpec, b: ComputeSpec): boolean {
 async function suspend(state: State, endpointId: string): Promise<void> {
   const compute = state.computes.get(endpointId);
   if (!compute) return;
-  await state.context.storage.withDataDirectory(compute.spec.timeline, () => stopCurrent(state, endpointId));
+  const { spec } = compute;
+  await state.context.storage.withDataDirectory(spec.timeline, () => stopCurrent(state, endpointId));
+  if (spec.standby) await removeStandby(state, spec);
 }
 
 async function stopCurrent(state: State, endpointId: string): Promise<void> {
   const compute = state.computes.get(endpointId);
   if (!compute) return;
+  const { relay } = state.context;
+  // A walsender stays until its follower has all the WAL; one that cannot keep up gets the rest at the next start.
+  const impatient = compute.spec.standby
+    ? undefined
+    : setTimeout(() => relay.cut(compute.spec.timeline), FOLLOWERS_WITHIN_MS);
   await compute.stop();
+  clearTimeout(impatient);
   state.computes.delete(endpointId);
 }
 
 function register(state: State, compute: Compute): void {
   const { endpointId } = compute.spec;
   state.computes.set(endpointId, compute);
+  if (!compute.spec.standby) state.context.relay.primaryStarted(compute.spec.timeline);
   for (const listener of state.startListeners) listener(endpointId);
   void compute.exited.then(() => ended(state, compute));
 }
@@ -171,7 +224,11 @@ async function ended(state: State, compute: Compute): Promise<void> {
   state.computes.delete(endpointId);
   logger.warn({ endpointId }, 'a compute ended by itself');
   try {
-    await state.endpoints.exclusive(endpointId, () => compute.clear(state.computes.has(endpointId)));
+    await state.endpoints.exclusive(endpointId, async () => {
+      const replaced = state.computes.has(endpointId);
+      await compute.clear(replaced);
+      if (compute.spec.standby && !replaced) await removeStandby(state, compute.spec);
+    });
     for (const listener of state.exitListeners) listener(endpointId);
   } catch (error) {
     logger.error({ endpointId, reason: errorMessage(error) }, 'could not clear up after a compute');
@@ -207,7 +264,7 @@ async function adopt(state: State): Promise<string[]> {
     logger.warn({ branchId: timeline.timelineId }, 'stopping a Postgres that no record knows');
     await storage.withDataDirectory(timeline, () => stopServer(stray, dataDirectory, { fastWithinMs: 10_000 }));
   }
-  await removeStaleSockets(state);
+  await Promise.all([removeStaleSockets(state), state.context.relay.removeStrays()]);
   return adopted.filter((endpointId) => endpointId !== undefined);
 }
 
@@ -221,6 +278,7 @@ async function adoptOne(state: State, record: ComputeRecord): Promise<string | u
   const status = server && (await readPostmaster(dataDirectory))?.status;
   if (server && record.ready && status === 'ready') {
     const secret = await state.context.secret();
+    await adoptFollower(state, spec, places.configuration);
     register(
       state,
       new Compute({ spec, dataDirectory, places, socketDirectory, server, secret, logger, nowMs, fastStopWithinMs }),
@@ -233,6 +291,13 @@ async function adoptOne(state: State, record: ComputeRecord): Promise<string | u
   }
   await removePlaces(places, socketDirectory);
   return undefined;
+}
+
+/** What streams to it has ended with the Ballast that it outlived; it asks again and again under the same name. */
+async function adoptFollower(state: State, spec: ComputeSpec, configuration: string): Promise<void> {
+  const { endpointId, owner, standby } = spec;
+  if (standby?.point.kind !== 'head') return;
+  await state.context.relay.open({ endpointId, owner, of: standby.of, configuration });
 }
 
 /** Directories of sockets whose compute is gone. */

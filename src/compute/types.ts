@@ -30,9 +30,15 @@ export interface ComputeSpec {
 export interface StandbySpec {
   of: TimelineRef;
   point: TimelinePoint;
-  /** Compute units of the read-write endpoint: a standby needs at least as many connections as its primary. */
-  primary: { minCu: number; maxCu: number };
+  /**
+   * The read-write endpoint: a standby must not have less of what its primary says in WAL than that has. `pgSettings`
+   * are those of SIZE_SETTINGS.
+   */
+  primary: { minCu: number; maxCu: number; pgSettings: Record<string, string> };
 }
+
+/** Settings that a primary writes into WAL; a standby with less stops replaying. max_connections follows the size. */
+export const SIZE_SETTINGS = ['max_worker_processes', 'max_wal_senders', 'max_locks_per_transaction'] as const;
 
 export interface ComputeAddress {
   /** Directory of the Unix socket; the file is `.s.PGSQL.5432`. */
@@ -63,7 +69,7 @@ export interface ComputeActivity {
   busy: boolean;
   /** Milliseconds since anything of a client last happened. */
   idleMs: number;
-  /** As in RolesAndDatabases, from the latest poll. */
+  /** As in RolesAndDatabases, from the latest poll. Empty for a standby, whose roles are those of its primary. */
   fingerprint: string;
 }
 
@@ -75,9 +81,13 @@ export interface Supervisor {
   /**
    * Starts Postgres on the timeline, finishes recovery of a fresh clone, applies `changes`, and returns when clients
    * may enter. Already running with the same spec: applies `changes` only. Running with another spec: restarts.
+   * A standby's timeline is made first, and a standby takes no changes.
    */
   start(spec: ComputeSpec, changes: readonly ComputeChange[]): Promise<ComputeAddress>;
-  /** Clean shutdown (fast, then immediate after a deadline). No error when it is not running. */
+  /**
+   * Clean shutdown (fast, then immediate after a deadline). No error when it is not running. The timeline of a standby
+   * goes with it.
+   */
   suspend(endpointId: string): Promise<void>;
   /** Runs changes on a running compute; throws 'not_found' when it is not running. */
   applyChanges(endpointId: string, changes: readonly ComputeChange[]): Promise<void>;

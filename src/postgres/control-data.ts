@@ -29,6 +29,16 @@ export interface ControlData {
   timelineId: number;
   walSegmentSizeBytes: number;
   checksums: boolean;
+  /** What the server had when it wrote the file; whoever replays its WAL and answers queries must not have less. */
+  sizes: ServerSizes;
+}
+
+export interface ServerSizes {
+  maxConnections: number;
+  maxWorkerProcesses: number;
+  maxWalSenders: number;
+  maxPreparedTransactions: number;
+  maxLocksPerTransaction: number;
 }
 
 const STATES: readonly ClusterState[] = [
@@ -49,6 +59,11 @@ const OFFSET = {
   checkpoint: 32,
   redo: 40,
   timelineId: 48,
+  maxConnections: 176,
+  maxWorkerProcesses: 180,
+  maxWalSenders: 184,
+  maxPreparedTransactions: 188,
+  maxLocksPerTransaction: 192,
   walSegmentSize: 228,
   checksumVersion: 252,
 } as const;
@@ -86,6 +101,13 @@ export function parseControlData(file: Buffer): ControlData {
     timelineId: file.readUInt32LE(OFFSET.timelineId),
     walSegmentSizeBytes: file.readUInt32LE(OFFSET.walSegmentSize),
     checksums: file.readUInt32LE(OFFSET.checksumVersion) > 0,
+    sizes: {
+      maxConnections: file.readInt32LE(OFFSET.maxConnections),
+      maxWorkerProcesses: file.readInt32LE(OFFSET.maxWorkerProcesses),
+      maxWalSenders: file.readInt32LE(OFFSET.maxWalSenders),
+      maxPreparedTransactions: file.readInt32LE(OFFSET.maxPreparedTransactions),
+      maxLocksPerTransaction: file.readInt32LE(OFFSET.maxLocksPerTransaction),
+    },
   };
 }
 

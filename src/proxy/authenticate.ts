@@ -29,7 +29,7 @@ import type { LoginKeys } from './compute-login.ts';
 import { checkEndpointName, splitPasswordPrefix } from './endpoint-name.ts';
 import { refusals } from './refusal.ts';
 import type { RoleChanges } from './role-changes.ts';
-import type { SocketReader } from './socket-reader.ts';
+import type { SocketReader } from '../postgres/wire/socket-reader.ts';
 import { untilAborted } from './until-aborted.ts';
 
 export interface AuthenticateOptions {

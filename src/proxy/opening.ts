@@ -14,8 +14,8 @@ import {
   parseStartupPacket,
 } from '../postgres/wire/startup.ts';
 import type { StartupPacket } from '../postgres/wire/startup.ts';
-import { ConnectionClosed, createSocketReader } from './socket-reader.ts';
-import type { SocketReader } from './socket-reader.ts';
+import { ConnectionClosed, createSocketReader } from '../postgres/wire/socket-reader.ts';
+import type { SocketReader } from '../postgres/wire/socket-reader.ts';
 
 const ALPN = 'postgresql';
 const TLS_HANDSHAKE_RECORD = 0x16;

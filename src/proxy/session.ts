@@ -24,7 +24,7 @@ import type { Opening } from './opening.ts';
 import type { ProxyContext } from './proxy.ts';
 import { PostgresRefusal, Refusal, refusalBytes, refusals } from './refusal.ts';
 import { relay } from './relay.ts';
-import { ConnectionClosed } from './socket-reader.ts';
+import { ConnectionClosed } from '../postgres/wire/socket-reader.ts';
 import { untilAborted } from './until-aborted.ts';
 import { createWalsenderFilter, replicationMode } from './walsender-filter.ts';
 

@@ -7,7 +7,7 @@
  *
  * Unknown roles run the same exchange against `mockVerifier`, which no proof can match.
  */
-import { createHash, createHmac, pbkdf2, randomBytes, timingSafeEqual } from 'node:crypto';
+import { createHash, createHmac, pbkdf2, pbkdf2Sync, randomBytes, timingSafeEqual } from 'node:crypto';
 import { promisify } from 'node:util';
 import { saslprep } from './saslprep.ts';
 
@@ -193,18 +193,44 @@ export interface ScramClient {
   verify(serverFinal: string): boolean;
 }
 
-/** Logs in with the keys of an exchange instead of a password. Without channel binding: it is for Unix sockets. */
-export function createScramClient(keys: { clientKey: Buffer; serverKey: Buffer }): ScramClient {
+export interface ScramKeys {
+  clientKey: Buffer;
+  serverKey: Buffer;
+}
+
+/**
+ * Keys of a password under a server's salt, computed on this thread: for our own secrets, which need no stretching.
+ * Throws ScramError for more than a few iterations.
+ */
+export function keysOfSecret(secret: string, challenge: { salt: Buffer; iterations: number }): ScramKeys {
+  const { salt, iterations } = challenge;
+  if (iterations < 1 || iterations > DEFAULT_ITERATIONS) throw new ScramError('too many SCRAM iterations');
+  const salted = pbkdf2Sync(Buffer.from(saslprep(secret), 'utf8'), salt, iterations, KEY_BYTES, 'sha256');
+  return { clientKey: hmac(salted, 'Client Key'), serverKey: hmac(salted, 'Server Key') };
+}
+
+/**
+ * Logs in with the keys of an exchange, or with those that suit what the server sends. Without channel binding: it is
+ * for Unix sockets.
+ */
+export function createScramClient(
+  from: ScramKeys | ((challenge: { salt: Buffer; iterations: number }) => ScramKeys),
+): ScramClient {
+  let keys: ScramKeys;
   const clientNonce = randomBytes(NONCE_BYTES).toString('base64');
   const bare = `n=,r=${clientNonce}`;
   let authMessage = '';
   return {
     first: () => `n,,${bare}`,
     final(serverFirst) {
-      const match = /^r=([^,]+),s=[^,]+,i=\d+$/.exec(serverFirst);
+      const match = /^r=([^,]+),s=([^,]+),i=(\d+)$/.exec(serverFirst);
       if (!match || !match[1]!.startsWith(clientNonce) || match[1]!.length === clientNonce.length) {
         throw new ScramError('malformed SCRAM message');
       }
+      keys =
+        typeof from === 'function'
+          ? from({ salt: Buffer.from(match[2]!, 'base64'), iterations: Number(match[3]) })
+          : from;
       const withoutProof = `c=biws,r=${match[1]}`;
       authMessage = `${bare},${serverFirst},${withoutProof}`;
       const signature = hmac(sha256(keys.clientKey), authMessage);

@@ -5,9 +5,9 @@
  * comes next. One read at a time. After `release` the socket is as before, paused.
  */
 import type { Socket } from 'node:net';
-import { HEADER_BYTES } from '../postgres/wire/messages.ts';
-import type { Message } from '../postgres/wire/messages.ts';
-import { ProtocolError } from '../postgres/wire/startup.ts';
+import { HEADER_BYTES } from './messages.ts';
+import type { Message } from './messages.ts';
+import { ProtocolError } from './startup.ts';
 
 /** The other side ended or broke the connection. */
 export class ConnectionClosed extends Error {}
