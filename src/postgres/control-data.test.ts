@@ -11,7 +11,7 @@ function controlFile(version: number): Buffer {
   file.writeBigUInt64LE(0x2000028n, 32);
   file.writeBigUInt64LE(0x2000010n, 40);
   file.writeUInt32LE(3, 48);
-  for (const [index, value] of [104, 8, 40, 0, 64].entries()) file.writeInt32LE(value, 176 + 4 * index);
+  for (const [index, value] of [104, 8, 40, 0, 64].entries()) file.writeInt32LE(value, 180 + 4 * index);
   file.writeUInt32LE(4 * 1024 * 1024, 228);
   file.writeUInt32LE(1, 252);
   const end = version === 1800 ? 292 : 288;

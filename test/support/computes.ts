@@ -25,14 +25,14 @@ import type { Installations } from '../../src/postgres/types.ts';
 import { buildVerifier } from '../../src/postgres/wire/scram.ts';
 import type { FileOwner, Storage, TimelineRecord, TimelineRef } from '../../src/storage/types.ts';
 
-const UID = 700_123;
-const config = { postgresPackages: process.env['BALLAST_TEST_POSTGRES_PACKAGES'] ?? '/nonexistent' };
+export const UID = 700_123;
+export const testConfig = { postgresPackages: process.env['BALLAST_TEST_POSTGRES_PACKAGES'] ?? '/nonexistent' };
 
 /** Majors that tests can run here. */
 export async function testMajors(): Promise<number[]> {
   const installations = createInstallations({
     home: { postgres: '/nonexistent' },
-    config,
+    config: testConfig,
     logger: silentLogger(),
     prepareExtensions,
   });
@@ -71,7 +71,7 @@ export async function openTestEngine(logger: Logger = silentLogger()): Promise<T
   const home = await makeHome(root);
   const secret = randomBytes(32).toString('base64url');
   await writeFile(path.join(home.secrets, 'cloud-admin'), secret, { mode: 0o600 });
-  const installations = createInstallations({ home, config, logger, prepareExtensions });
+  const installations = createInstallations({ home, config: testConfig, logger, prepareExtensions });
   const storage = testStorage(home, installations, secret, owner, logger);
   const supervisors: Supervisor[] = [];
   const anotherSupervisor = (options: Partial<SupervisorOptions> = {}) => {
@@ -109,7 +109,7 @@ export async function openTestEngine(logger: Logger = silentLogger()): Promise<T
   };
 }
 
-async function makeHome(root: string): Promise<Home> {
+export async function makeHome(root: string): Promise<Home> {
   const at = (...names: string[]) => path.join(root, ...names);
   const home: Home = {
     dataDir: root,
