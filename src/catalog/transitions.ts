@@ -48,6 +48,8 @@ export interface ComputeWork {
   projectNumber: number;
   pgVersion: number;
   projectSettings: JsonObject;
+  /** The branch's read-write endpoint. */
+  primary: { minCu: number; maxCu: number; settings: JsonObject } | null;
   /** Not `ready` ones only. */
   roles: PendingRole[];
   databases: PendingDatabase[];
@@ -57,6 +59,8 @@ const COMPUTE_WORK = `
   select e.id as endpoint_id, e.project_id, e.branch_id, e.type, e.current_state, e.started_at,
     e.autoscaling_limit_min_cu, e.autoscaling_limit_max_cu, e.settings,
     b.current_state as branch_state, b.timeline_id, b.facts_due, p.number as project_number, p.pg_version, p.settings as project_settings,
+    (select jsonb_build_object('minCu', w.autoscaling_limit_min_cu, 'maxCu', w.autoscaling_limit_max_cu, 'settings', w.settings)
+      from endpoints w where w.branch_id = e.branch_id and w.type = 'read_write' and w.deleted_at is null) as primary,
     (select coalesce(jsonb_agg(jsonb_build_object('name', r.name, 'state', r.state, 'verifier', r.verifier,
         'noLogin', r.no_login) order by r.created_at, r.name), '[]')
       from roles r where r.branch_id = e.branch_id and r.state <> 'ready') as roles,

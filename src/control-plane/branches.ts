@@ -36,8 +36,7 @@ import type { NewOperation } from '../operations/types.ts';
 import { listBranches, type BranchListQuery, type BranchListAnswer } from './branch-list.ts';
 import type { Caller } from './caller.ts';
 import { changeProject, readProject, type Context } from './context.ts';
-import { planEndpoint } from './endpoint-rules.ts';
-import { readWriteEndpointExists } from './endpoints.ts';
+import { assertMayHave, planEndpoint } from './endpoint-rules.ts';
 import { branchNotFound, invalidRequest, notImplemented, unprocessable, withDetails } from './errors.ts';
 import { LIMITS } from './limits.ts';
 import { validateDisplayName } from './names.ts';
@@ -157,7 +156,7 @@ async function makePasswords(context: Context, branchId: string, stored: boolean
 
 interface Made {
   branch: BranchRow;
-  endpoint: EndpointRow | undefined;
+  endpoints: EndpointRow[];
   roles: RoleRow[];
   databases: DatabaseRow[];
   operations: CreateProjectBranchResponses[201]['operations'];
@@ -188,25 +187,41 @@ async function insertAll(
     annotation: plan.body.annotation_value ?? null,
     createdBy: caller.userId,
   });
-  const options = plan.body.endpoints ?? [];
-  if (options.length > 1) throw readWriteEndpointExists();
-  const endpoint = options[0] && (await insertEndpoint(tx, planEndpoint(project, id, options[0])));
+  const endpoints = await insertEndpoints(tx, project, id, plan.body.endpoints ?? []);
   let roles = await copyRoles(tx, parent.id, id);
   if (parent.protected) roles = await giveOwnPasswords(context, tx, project, roles, plan.passwords);
   const databases = await copyDatabases(tx, parent.id, id);
   const place = { projectId: project.id, branchId: id };
   const source = { parentTimelineId: parent.timelineId };
   const operations: NewOperation[] = [{ ...place, action: 'create_branch', payload: source }];
-  if (endpoint) operations.push({ ...place, endpointId: endpoint.id, action: 'start_compute' });
+  for (const endpoint of endpoints.filter(({ disabled }) => !disabled))
+    operations.push({ ...place, endpointId: endpoint.id, action: 'start_compute' });
   const now = context.now();
   const appended = await context.queue.append(tx, operations);
   return {
     branch,
-    endpoint,
+    endpoints,
     roles,
     databases,
     operations: appended.map((operation) => presentOperation(operation, now)),
   };
+}
+
+/** The read-write one first: what it brings into Postgres, the others only follow. */
+async function insertEndpoints(
+  tx: Queryable,
+  project: ProjectRow,
+  branchId: string,
+  options: NonNullable<CreateBody['endpoints']>,
+): Promise<EndpointRow[]> {
+  const rows: EndpointRow[] = [];
+  for (const type of ['read_write', 'read_only'] as const) {
+    for (const asked of options.filter((one) => one.type === type)) {
+      assertMayHave(rows, type);
+      rows.push(await insertEndpoint(tx, planEndpoint(project, branchId, asked)));
+    }
+  }
+  return rows;
 }
 
 /** Nobody who knows a password of the protected parent gets into its child with it. */
@@ -231,7 +246,8 @@ async function giveOwnPasswords(
 }
 
 function presentCreated(context: Context, project: ProjectRow, made: Made): CreateProjectBranchResponses[201] {
-  const { branch, endpoint, roles, databases } = made;
+  const { branch, endpoints, roles, databases } = made;
+  const endpoint = endpoints[0];
   const [role, database] = [roles[0], databases[0]];
   // With more than one of either, the client has to choose; without a stored password there is nothing to show.
   const single = endpoint && role?.sealedPassword && database && roles.length === 1 && databases.length === 1;
@@ -245,7 +261,7 @@ function presentCreated(context: Context, project: ProjectRow, made: Made): Crea
   ];
   return {
     branch: presentBranch(branch),
-    endpoints: endpoint ? [presentEndpoint(endpoint, project.provisioner, context.config)] : [],
+    endpoints: endpoints.map((row) => presentEndpoint(row, project.provisioner, context.config)),
     operations: made.operations,
     roles: roles.map((entry) => presentRole(entry)),
     databases: databases.map(presentDatabase),

@@ -27,9 +27,10 @@ export function createConnectionUri(context: Context): ConnectionUri {
           : await findBranch(context.catalog, projectId, query.branch_id);
       if (!branch) throw branchNotFound();
       const endpoints = await listBranchEndpoints(context.catalog, branch.id);
-      const endpoint = endpoints.find((row) =>
-        query.endpoint_id === undefined ? row.type === 'read_write' : row.id === query.endpoint_id,
-      );
+      const endpoint =
+        query.endpoint_id === undefined
+          ? (endpoints.find((row) => row.type === 'read_write') ?? endpoints[0])
+          : endpoints.find((row) => row.id === query.endpoint_id);
       if (!endpoint) throw endpointNotFound();
       const role = await findRole(context.catalog, branch.id, query.role_name);
       if (!role) throw roleNotFound();

@@ -4,11 +4,12 @@
  */
 import type { EndpointCreateRequest, EndpointSettingsData } from '@neon/sdk/raw';
 import type { NewEndpoint } from '../catalog/endpoints.ts';
-import type { EndpointRow, JsonObject, ProjectRow } from '../catalog/types.ts';
+import type { EndpointRow, EndpointType, JsonObject, ProjectRow } from '../catalog/types.ts';
 import { newEndpointId } from '../lib/ids.ts';
 import type { NewOperation } from '../operations/types.ts';
 import { resolveComputeSize, resolveEndpointSettings, validateSuspendTimeout } from './compute-settings.ts';
-import { notImplemented } from './errors.ts';
+import { unprocessable } from './errors.ts';
+import { LIMITS } from './limits.ts';
 import { validateDisplayName } from './names.ts';
 
 /** What a request may say about a new endpoint; `branch_id` is settled elsewhere. */
@@ -24,7 +25,6 @@ export function isAwake(endpoint: Pick<EndpointRow, 'currentState' | 'pendingSta
  * later changes of them touch new endpoints only. Throws 'invalid' or 'not_implemented'.
  */
 export function planEndpoint(project: ProjectRow, branchId: string, asked: EndpointOptions): NewEndpoint {
-  if (asked.type !== 'read_write') throw notImplemented('an endpoint of type read_only');
   const defaults = project.defaultEndpointSettings as {
     autoscaling_limit_min_cu: number;
     autoscaling_limit_max_cu: number;
@@ -55,6 +55,31 @@ export function planEndpoint(project: ProjectRow, branchId: string, asked: Endpo
     passwordlessAccess: asked.passwordless_access ?? true,
     regionId: project.regionId,
   };
+}
+
+/** Throws 'unprocessable' when a branch would have more endpoints of a type than it may. */
+export function assertMayHave(present: readonly EndpointRow[], type: EndpointType): void {
+  const alike = present.filter((endpoint) => endpoint.type === type).length;
+  if (type === 'read_write' && alike > 0) {
+    throw unprocessable('read_write endpoint already exists', {}, 'ENDPOINTS_LIMIT_EXCEEDED');
+  }
+  if (type === 'read_only' && alike >= LIMITS.readOnlyEndpointsPerBranch) {
+    throw unprocessable(
+      'endpoints limit exceeded',
+      { max_read_only: LIMITS.readOnlyEndpointsPerBranch },
+      'ENDPOINTS_LIMIT_EXCEEDED',
+    );
+  }
+}
+
+/**
+ * A read replica must not be smaller than its primary, whether that runs or not, so awake ones come before it when it
+ * changes; those that sleep see what it is when they wake.
+ */
+export function replicasFirst(endpoints: readonly EndpointRow[]): NewOperation[] {
+  return endpoints
+    .filter((endpoint) => endpoint.type === 'read_only' && isAwake(endpoint))
+    .map(({ projectId, branchId, id }) => ({ projectId, branchId, endpointId: id, action: 'apply_config' }));
 }
 
 /**

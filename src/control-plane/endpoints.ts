@@ -20,18 +20,16 @@ import {
   listBranchEndpoints,
   listProjectEndpoints,
   lockEndpoint,
-  lockReadWriteEndpoint,
   markEndpointDeleted,
   setEndpointPendingState,
   updateEndpoint,
   type EndpointChanges,
 } from '../catalog/endpoints.ts';
 import type { EndpointRow, JsonObject, OperationRow, ProjectRow, Queryable } from '../catalog/types.ts';
-import type { AppError } from '../lib/errors.ts';
 import type { Caller } from './caller.ts';
 import { resolveComputeSize, resolveEndpointSettings, validateSuspendTimeout } from './compute-settings.ts';
 import { changeProject, readProject, type Context } from './context.ts';
-import { isAwake, planEndpoint } from './endpoint-rules.ts';
+import { assertMayHave, isAwake, planEndpoint, replicasFirst } from './endpoint-rules.ts';
 import { branchNotFound, endpointNotFound, invalidRequest, notImplemented, unprocessable } from './errors.ts';
 import { validateDisplayName } from './names.ts';
 import { presentEndpoint, presentOperation } from './present.ts';
@@ -150,17 +148,15 @@ async function create(context: Context, caller: Caller, projectId: string, body:
       throw invalidRequest('an endpoint is in the region of its project', { region_id: project.regionId });
     }
     const plan = planEndpoint(project, branch.id, asked);
-    if (await lockReadWriteEndpoint(tx, branch.id)) throw readWriteEndpointExists();
+    const others = await listBranchEndpoints(tx, branch.id);
+    assertMayHave(others, plan.type);
     const row = await insertEndpoint(tx, plan);
+    const replicas = plan.type === 'read_write' ? await context.queue.append(tx, replicasFirst(others)) : [];
     return present(context, project, {
       row,
-      operations: plan.starts ? await append(context, tx, row, ['start_compute']) : [],
+      operations: [...replicas, ...(plan.starts ? await append(context, tx, row, ['start_compute']) : [])],
     });
   });
-}
-
-export function readWriteEndpointExists(): AppError {
-  return unprocessable('read_write endpoint already exists', {}, 'ENDPOINTS_LIMIT_EXCEEDED');
 }
 
 async function update(
@@ -177,15 +173,19 @@ async function update(
     }
     const changes = planChanges(asked, endpoint, project);
     const row = await updateEndpoint(tx, id, changes);
-    if (!isAwake(endpoint)) return { row, operations: [] };
+    const replicas =
+      endpoint.type === 'read_write' && changesCompute(endpoint, changes)
+        ? await context.queue.append(tx, replicasFirst(await listBranchEndpoints(tx, endpoint.branchId)))
+        : [];
+    if (!isAwake(endpoint)) return { row, operations: replicas };
     if (changes.disabled) {
       return {
         row: await setEndpointPendingState(tx, id, 'idle'),
-        operations: await append(context, tx, row, ['suspend_compute']),
+        operations: [...replicas, ...(await append(context, tx, row, ['suspend_compute']))],
       };
     }
     const operations = changesCompute(endpoint, changes) ? await append(context, tx, row, ['apply_config']) : [];
-    return { row, operations };
+    return { row, operations: [...replicas, ...operations] };
   });
 }
 

@@ -8,6 +8,8 @@ export const LIMITS = {
   databasesPerBranch: 500,
   apiKeys: 10_000,
   allowedIps: 1_000,
+  /** Each takes a walsender of its primary, which has 40. */
+  readOnlyEndpointsPerBranch: 30,
   pgSettings: 200,
   maxComputeUnits: 56,
   historyRetentionSeconds: 2_592_000,

@@ -43,7 +43,7 @@ export function followRoles(options: FollowRolesOptions): FollowRoles {
     const facts = await supervisor.rolesAndDatabases(endpointId);
     if (facts.fingerprint === syncedFingerprints.get(endpointId)) return { found: 'same' };
     const [endpoint] = await endpointsByIds(catalog, [endpointId]);
-    if (!endpoint || endpoint.deleted) return { found: 'same' };
+    if (!endpoint || endpoint.deleted || endpoint.type === 'read_only') return { found: 'same' };
     // What is under way on the branch settles its rows itself, or is looked at afterwards.
     if (endpoint.busy) {
       const operation = await lastUnfinishedOfEndpoint(catalog, endpointId);

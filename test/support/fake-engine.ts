@@ -151,9 +151,10 @@ function createSupervisor(engine: FakeEngine, call: Call, exitListeners: ((endpo
   return {
     start: async (spec, changes) => {
       await call(`start ${spec.endpointId}`);
-      if (!engine.timelines.has(spec.timeline.timelineId)) throw new AppError('not_found', 'the branch has no data');
+      const data = spec.standby?.of ?? spec.timeline;
+      if (!engine.timelines.has(data.timelineId)) throw new AppError('not_found', 'the branch has no data');
       engine.computes.set(spec.endpointId, spec);
-      apply(spec.endpointId, changes);
+      if (!spec.standby) apply(spec.endpointId, changes);
       usedAtMs.set(spec.endpointId, performance.now());
       for (const listener of startListeners) listener(spec.endpointId);
       return address(spec.endpointId)!;

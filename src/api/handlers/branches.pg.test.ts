@@ -132,7 +132,6 @@ describe('refused', () => {
     [{ branch: { init_source: 'thin-air' } }, 400],
     [{ branch: { archived: true } }, 501],
     [{ branch: { expires_at: '2099-01-01T00:00:00Z' } }, 501],
-    [{ endpoints: [{ type: 'read_only' }] }, 501],
     [{ endpoints: [{ type: 'read_write' }, { type: 'read_write' }] }, 422],
     [{ endpoints: [{ type: 'read_write', settings: { pg_settings: { archive_command: 'x' } } }] }, 400],
     [{ branch: { parent_id: 'br-none-here-12345678' } }, 404],

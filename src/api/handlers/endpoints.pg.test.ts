@@ -164,11 +164,90 @@ describe('creation', () => {
 
   test.each([
     [{ branch_id: 'br-none-here-12345678', type: 'read_write' }, 404],
-    [{ type: 'read_only' }, 501],
     [{ type: 'read_write', region_id: 'aws-us-east-2' }, 400],
   ])('%j is refused with %d', async (endpoint, status) => {
     const answer = await api.request('POST', base, { endpoint: { branch_id: made.branch.id, ...endpoint } });
     expect(answer.status).toBe(status);
+  });
+});
+
+describe('read replicas', () => {
+  const replicaOf = (branchId: string, fields: object = {}) =>
+    api.call('POST', base, { endpoint: { branch_id: branchId, type: 'read_only', ...fields } });
+
+  test('a branch has several, with hosts of their own, and each starts, stops and goes by itself', async () => {
+    const first = await replicaOf(made.branch.id, { name: 'reports' });
+    const second = await replicaOf(made.branch.id);
+    expect(first).toMatchObject({
+      endpoint: { type: 'read_only', name: 'reports', current_state: 'init', pending_state: 'active' },
+      operations: [{ action: 'start_compute', endpoint_id: first.endpoint.id }],
+    });
+    const { host, id } = first.endpoint;
+    expect(first.endpoint.hosts).toEqual({
+      read_only_host: host,
+      read_only_pooled_host: host.replace(id, `${id}-pooler`),
+    });
+    const listed = await api.call('GET', `/projects/${made.project.id}/branches/${made.branch.id}/endpoints`);
+    expect(listed.endpoints.map((one: { type: string }) => one.type)).toEqual(['read_write', 'read_only', 'read_only']);
+    expect((await api.call('POST', `${base}/${id}/suspend`)).operations).toMatchObject([{ action: 'suspend_compute' }]);
+    expect((await api.call('POST', `${base}/${id}/restart`)).operations).toHaveLength(2);
+    expect((await api.call('PATCH', `${base}/${id}`, { endpoint: { name: 'bi' } })).endpoint.name).toBe('bi');
+    expect((await api.request('DELETE', `${base}/${id}`)).status).toBe(200);
+    expect((await api.call('GET', `${base}/${second.endpoint.id}`)).endpoint.type).toBe('read_only');
+  });
+
+  test('a connection URI names the one that is asked for', async () => {
+    const { endpoint } = await replicaOf(made.branch.id);
+    const query = 'database_name=neondb&role_name=neondb_owner';
+    const uri = async (more: string) =>
+      (await api.call('GET', `/projects/${made.project.id}/connection_uri?${query}${more}`)).uri as string;
+    expect(await uri(`&endpoint_id=${endpoint.id}`)).toContain(endpoint.id);
+    expect(await uri('')).toContain(made.endpoints[0]!.id);
+  });
+
+  test('those that are awake come before a read-write compute that changes, asleep or not', async () => {
+    const awake = (await replicaOf(made.branch.id)).endpoint.id;
+    const asleep = (await replicaOf(made.branch.id, { disabled: true })).endpoint.id;
+    const rw = made.endpoints[0]!.id;
+    await api.settle();
+    const resize = { endpoint: { autoscaling_limit_min_cu: 1, autoscaling_limit_max_cu: 1 } };
+    expect((await api.call('PATCH', path, resize)).operations).toMatchObject([
+      { action: 'apply_config', endpoint_id: awake },
+      { action: 'apply_config', endpoint_id: rw },
+    ]);
+    await api.call('POST', `${path}/suspend`);
+    const again = { endpoint: { autoscaling_limit_min_cu: 2, autoscaling_limit_max_cu: 2 } };
+    expect((await api.call('PATCH', path, again)).operations).toMatchObject([
+      { action: 'apply_config', endpoint_id: awake },
+    ]);
+    expect((await api.call('PATCH', `${base}/${awake}`, resize)).operations).toMatchObject([
+      { action: 'apply_config', endpoint_id: awake },
+    ]);
+    expect((await api.call('PATCH', `${base}/${asleep}`, resize)).operations).toEqual([]);
+  });
+
+  test('422 ENDPOINTS_LIMIT_EXCEEDED for more than a primary can feed', async () => {
+    for (let made30 = 0; made30 < 30; made30 += 1) await replicaOf(made.branch.id, { disabled: true });
+    const answer = await api.request('POST', base, { endpoint: { branch_id: made.branch.id, type: 'read_only' } });
+    expect(answer).toMatchObject({ status: 422, body: { code: 'ENDPOINTS_LIMIT_EXCEEDED' } });
+  });
+
+  test('a branch is made with some, the read-write one first, or with nothing else', async () => {
+    const branches = `/projects/${made.project.id}/branches`;
+    const both = await api.call('POST', branches, { endpoints: [{ type: 'read_only' }, { type: 'read_write' }] });
+    expect(both.endpoints.map((one: { type: string }) => one.type)).toEqual(['read_write', 'read_only']);
+    expect(both.operations.map((one: { action: string }) => one.action)).toEqual([
+      'create_branch',
+      'start_compute',
+      'start_compute',
+    ]);
+    const only = await api.call('POST', branches, { endpoints: [{ type: 'read_only' }] });
+    expect(only.endpoints).toMatchObject([{ type: 'read_only' }]);
+    const later = await api.call('POST', base, { endpoint: { branch_id: only.branch.id, type: 'read_write' } });
+    expect(later.operations).toMatchObject([
+      { action: 'apply_config', endpoint_id: only.endpoints[0].id },
+      { action: 'start_compute', endpoint_id: later.endpoint.id },
+    ]);
   });
 });
 

@@ -6,6 +6,7 @@ import { createFakeEngine, type FakeEngine } from '../../../test/support/fake-en
 import { makeTestOperations, TEST_NODE, type TestOperations } from '../../../test/support/operations.ts';
 import type { OperationAction, OperationRow } from '../../catalog/types.ts';
 import { AppError } from '../../lib/errors.ts';
+import { newEndpointId } from '../../lib/ids.ts';
 import type { RunnerQueue } from '../queue.ts';
 
 const VERIFIER = 'SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy';
@@ -87,6 +88,71 @@ async function addDatabase(
     [branch.projectId, branch.branchId, name, owner, state, appliedName],
   );
 }
+
+describe('read replica', () => {
+  const replicaOf = async (branch: TestBranch): Promise<TestBranch> => {
+    const endpointId = newEndpointId();
+    await db.catalog.query(
+      `insert into endpoints (id, project_id, branch_id, type, current_state, autoscaling_limit_min_cu,
+         autoscaling_limit_max_cu, suspend_timeout_seconds, region_id)
+       values ($1, $2, $3, 'read_only', 'idle', 0.5, 0.5, 0, 'local')`,
+      [endpointId, branch.projectId, branch.branchId],
+    );
+    return { ...branch, endpointId };
+  };
+
+  test('follows the data that its branch has now, as large as the primary, and settles nothing that is pending', async () => {
+    const branch = await readyBranch();
+    const settings = { pg_settings: { max_worker_processes: '20', work_mem: '8MB' } };
+    await db.catalog.query('update endpoints set autoscaling_limit_max_cu = 2, settings = $2 where id = $1', [
+      branch.endpointId,
+      JSON.stringify(settings),
+    ]);
+    await addRole(branch, 'later', 'creating');
+    const replica = await replicaOf(branch);
+    expect(statuses(await perform(replica, ['start_compute', 'apply_config']))).toEqual(['finished', 'finished']);
+    expect(engine.computes.get(replica.endpointId)).toMatchObject({
+      timeline: { projectId, timelineId: replica.endpointId },
+      minCu: 0.5,
+      standby: {
+        of: { projectId, timelineId: branch.branchId },
+        point: { kind: 'head' },
+        primary: { minCu: 0.25, maxCu: 2, pgSettings: { max_worker_processes: '20' } },
+      },
+    });
+    expect(await roleRows(branch)).toMatchObject([{ name: 'later', state: 'creating' }]);
+    expect((await branchRow(branch))['factsDue']).toBe(true);
+    expect((await endpointRow(replica))['currentState']).toBe('active');
+  });
+
+  test('tells nothing about roles when it sleeps or is compared, and leaves the data of its branch alone', async () => {
+    const branch = await readyBranch({ running: true });
+    await addRole(branch, 'alice', 'ready');
+    const replica = await replicaOf(branch);
+    await perform(replica, ['start_compute']);
+    const before = engine.calls.length;
+    expect(statuses(await perform(replica, ['sync_dbs_and_roles_from_compute', 'suspend_compute']))).toEqual([
+      'skipped',
+      'finished',
+    ]);
+    expect(engine.calls.slice(before)).toEqual([`suspend ${replica.endpointId}`]);
+    expect(await roleRows(branch)).toMatchObject([{ name: 'alice' }]);
+    expect((await endpointRow(replica))['currentState']).toBe('idle');
+    expect((await endpointRow(branch))['currentState']).toBe('active');
+  });
+
+  test('of a branch without a read-write endpoint starts as well', async () => {
+    const branch = await readyBranch();
+    const replica = await replicaOf(branch);
+    await db.catalog.query('update endpoints set deleted_at = now() where id = $1', [branch.endpointId]);
+    expect(statuses(await perform(replica, ['start_compute']))).toEqual(['finished']);
+    expect(engine.computes.get(replica.endpointId)!.standby!.primary).toEqual({
+      minCu: 0.5,
+      maxCu: 0.5,
+      pgSettings: {},
+    });
+  });
+});
 
 describe('create', () => {
   test('a root branch becomes ready and its compute active, with its role and database inside', async () => {

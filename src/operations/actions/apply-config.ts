@@ -28,7 +28,7 @@ export function applyConfig(context: ActionContext): Action {
       await startWith(context, work);
       return {
         transition: async (tx) => {
-          await settlePending(tx, branchId, work);
+          if (work.type === 'read_write') await settlePending(tx, branchId, work);
           await endpointActive(tx, work.endpointId);
         },
       };

@@ -3,7 +3,8 @@
  */
 import type { ComputeWork } from '../../catalog/transitions.ts';
 import type { JsonObject, OperationRow, Queryable } from '../../catalog/types.ts';
-import type { ComputeChange, ComputeSpec, Supervisor } from '../../compute/types.ts';
+import { SIZE_SETTINGS } from '../../compute/types.ts';
+import type { ComputeChange, ComputeSpec, StandbySpec, Supervisor } from '../../compute/types.ts';
 import { AppError } from '../../lib/errors.ts';
 import type { Logger } from '../../lib/log.ts';
 import type { FileOwner, Storage } from '../../storage/types.ts';
@@ -46,9 +47,13 @@ export function computeSpec(
 ): ComputeSpec {
   const preload = object(work.projectSettings['preload_libraries']);
   const defaults = preload['use_defaults'] === false ? [] : context.defaultPreloadLibraries;
+  const { projectId, endpointId } = work;
+  const ofBranch = { projectId, timelineId: work.timelineId };
   return {
-    endpointId: work.endpointId,
-    timeline: { projectId: work.projectId, timelineId: work.timelineId },
+    endpointId,
+    // A read replica's data is a timeline of its own for as long as it runs, named like its endpoint.
+    timeline: work.type === 'read_write' ? ofBranch : { projectId, timelineId: endpointId },
+    ...(work.type === 'read_only' && { standby: standbySpec(work, ofBranch) }),
     pgVersion: work.pgVersion,
     owner: context.ownerOf(work.projectNumber),
     minCu: work.autoscalingLimitMinCu,
@@ -56,6 +61,22 @@ export function computeSpec(
     pgSettings: texts(work.settings['pg_settings']),
     preloadLibraries: [...new Set([...defaults, ...names(preload['enabled_libraries'])])],
     logicalReplication: work.projectSettings['enable_logical_replication'] === true,
+  };
+}
+
+/** A branch without a read-write endpoint has nothing to follow yet. */
+function standbySpec(work: ComputeWork, of: StandbySpec['of']): StandbySpec {
+  const { primary } = work;
+  const settings = texts(primary?.settings['pg_settings']);
+  const ofSize = Object.entries(settings).filter(([name]) => SIZE_SETTINGS.some((size) => size === name));
+  return {
+    of,
+    point: { kind: 'head' },
+    primary: {
+      minCu: primary?.minCu ?? work.autoscalingLimitMinCu,
+      maxCu: primary?.maxCu ?? work.autoscalingLimitMaxCu,
+      pgSettings: Object.fromEntries(ofSize),
+    },
   };
 }
 

@@ -22,6 +22,10 @@ export function startCompute(context: ActionContext): Action {
       const endpointId = endpointOf(operation);
       const work = await computeWork(catalog, endpointId);
       if (!work) throw new AppError('not_found', 'endpoint not found');
+      if (work.type === 'read_only') {
+        await startWith(context, work);
+        return { transition: (tx) => endpointActive(tx, endpointId) };
+      }
       const applied = await startAnyway(context, work);
       // A new branch's rows are a copy of what its parent's said; SQL may have changed the parent a moment before.
       const facts = work.factsDue ? await supervisor.rolesAndDatabases(endpointId) : undefined;
@@ -69,7 +73,10 @@ async function startAnyway(
   }
 }
 
-/** Starts (or restarts, when the settings differ) and applies what is pending. Shared with apply_config. */
+/**
+ * Starts (or restarts, when the settings differ) and applies what is pending, which a read replica gets from its
+ * primary. Shared with apply_config.
+ */
 export async function startWith(context: ActionContext, work: ComputeWork): Promise<void> {
   if (work.branchState === 'init') throw new AppError('unprocessable', 'the branch could not be created');
   if (context.poolIsFull()) {
@@ -80,6 +87,6 @@ export async function startWith(context: ActionContext, work: ComputeWork): Prom
   }
   // What SQL changed while nobody looked is found by comparing again.
   context.syncedFingerprints.delete(work.endpointId);
-  await context.supervisor.start(computeSpec(work, context), pendingChanges(work));
+  await context.supervisor.start(computeSpec(work, context), work.type === 'read_only' ? [] : pendingChanges(work));
   context.appliedAtMs.set(work.endpointId, performance.now());
 }

@@ -47,11 +47,13 @@ export function suspendCompute(context: ActionContext): Action {
         return { skip: true, transition: (tx) => endpointIs(tx, endpointId, 'active') };
       }
       const work = await computeWork(catalog, endpointId);
-      const facts = await lastFacts(endpointId);
+      // What a read replica says of roles is its primary's to say.
+      const isReplica = work?.type === 'read_only';
+      const facts = isReplica ? undefined : await lastFacts(endpointId);
       await supervisor.suspend(endpointId);
       syncedFingerprints.delete(endpointId);
       appliedAtMsOf.delete(endpointId);
-      if (work) {
+      if (work && !isReplica) {
         const timeline = { projectId: work.projectId, timelineId: work.timelineId };
         const tidyUp = async (): Promise<void> => {
           if (supervisor.address(endpointId)) return;

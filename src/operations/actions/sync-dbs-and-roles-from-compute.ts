@@ -13,8 +13,8 @@ export function syncDbsAndRolesFromCompute({ catalog, supervisor, syncedFingerpr
     run: async (operation) => {
       const endpointId = endpointOf(operation);
       const work = supervisor.address(endpointId) ? await computeWork(catalog, endpointId) : undefined;
-      // Asleep: the suspend has synced already.
-      if (!work) return { skip: true };
+      // Asleep: the suspend has synced already. A read replica has nothing of its own to tell.
+      if (work?.type !== 'read_write') return { skip: true };
       const facts = await supervisor.rolesAndDatabases(endpointId);
       return {
         transition: async (tx) => {
