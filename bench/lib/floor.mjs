@@ -28,8 +28,6 @@ export async function bareFloor(directory, compute, at, reflink) {
   await run('cp', ['-a', `--reflink=${reflink}`, compute.dataDirectory, source]);
   // recovery.signal would be there on a parent that never ran, and the floor is a plain start.
   rmSync(path.join(source, 'recovery.signal'), { force: true });
-  const hba = path.join(root, 'hba.conf');
-  writeFileSync(hba, 'local all all trust\n', { mode: 0o644 });
   let number = 0;
 
   const clone = async () => {
@@ -38,28 +36,7 @@ export async function bareFloor(directory, compute, at, reflink) {
     return target;
   };
 
-  /** Starts Postgres on a directory and waits for one row; gives a function that stops it. */
-  const startToFirstRow = async (dataDirectory) => {
-    const args = [
-      '-D',
-      dataDirectory,
-      '-c',
-      `unix_socket_directories=${root}`,
-      '-c',
-      'listen_addresses=',
-      '-c',
-      `hba_file=${hba}`,
-    ];
-    args.push('-c', 'archive_mode=off', '-c', 'logging_collector=off', '-c', 'shared_buffers=16MB', '-c', 'ssl=off');
-    const own = process.getuid?.() === 0 ? { uid: compute.uid, gid: compute.uid } : {};
-    const child = spawn(compute.executable, args, { env: compute.env, cwd: dataDirectory, stdio: 'ignore', ...own });
-    const ended = new Promise((resolve) => child.once('exit', resolve));
-    await firstRow(root, at, () => child.exitCode);
-    return async () => {
-      child.kill('SIGINT');
-      await ended;
-    };
-  };
+  const startToFirstRow = (dataDirectory) => startBare(root, compute, at, dataDirectory);
 
   return {
     /** Milliseconds of clone + start + first row. */
@@ -71,6 +48,15 @@ export async function bareFloor(directory, compute, at, reflink) {
         stop = await startToFirstRow(target);
       });
       await stop();
+      rmSync(target, { recursive: true, force: true });
+      return ms;
+    },
+    /** Milliseconds of the clone alone. */
+    async clone() {
+      let target;
+      const ms = await timed(async () => {
+        target = await clone();
+      });
       rmSync(target, { recursive: true, force: true });
       return ms;
     },
@@ -86,6 +72,34 @@ export async function bareFloor(directory, compute, at, reflink) {
       return ms;
     },
     remove: () => rmSync(root, { recursive: true, force: true }),
+  };
+}
+
+/**
+ * Starts a bare Postgres on a data directory and waits for one row; gives a function that stops it. Its socket lies in
+ * `root`, which the compute's user can enter.
+ */
+export async function startBare(root, compute, at, dataDirectory, settings = []) {
+  const hba = path.join(root, 'hba.conf');
+  writeFileSync(hba, 'local all all trust\n', { mode: 0o644 });
+  const all = [
+    `unix_socket_directories=${root}`,
+    'listen_addresses=',
+    `hba_file=${hba}`,
+    'archive_mode=off',
+    'logging_collector=off',
+    'shared_buffers=16MB',
+    'ssl=off',
+    ...settings,
+  ];
+  const args = ['-D', dataDirectory, ...all.flatMap((setting) => ['-c', setting])];
+  const own = process.getuid?.() === 0 ? { uid: compute.uid, gid: compute.uid } : {};
+  const child = spawn(compute.executable, args, { env: compute.env, cwd: dataDirectory, stdio: 'ignore', ...own });
+  const ended = new Promise((resolve) => child.once('exit', resolve));
+  await firstRow(root, at, () => child.exitCode);
+  return async () => {
+    child.kill('SIGINT');
+    await ended;
   };
 }
 
