@@ -4,13 +4,13 @@
  *
  * stdout, one line per event: `issued` is implied by order: row n+1 is sent only after `c <n> <microseconds>` was printed.
  *   ready            connected
- *   c <n> <us>       commit of row n was acknowledged after that many microseconds
+ *   c <n> <us> <at>  commit of row n was acknowledged after that many microseconds, at that time (us since the epoch)
  *   lost <message>   the session broke (and the process ends)
  */
 import { setTimeout as pause } from 'node:timers/promises';
 import pg from 'pg';
 
-/** A steady pace: a writer that takes all of the machine measures the machine. */
+/** A steady pace: a writer that takes all of the machine measures the machine. No two commits are closer than this. */
 const BETWEEN_COMMITS_MS = 4;
 
 const client = new pg.Client({ connectionString: process.env.LEDGER_URI });
@@ -28,7 +28,8 @@ try {
     const begun = process.hrtime.bigint();
     await client.query({ name: 'commit', text: 'insert into ledger (n) values ($1)', values: [n] });
     const us = (process.hrtime.bigint() - begun) / 1000n;
-    process.stdout.write(`c ${n} ${us}\n`);
+    const atUs = Math.round((performance.timeOrigin + performance.now()) * 1000);
+    process.stdout.write(`c ${n} ${us} ${atUs}\n`);
     await pause(BETWEEN_COMMITS_MS);
   }
 } catch (error) {

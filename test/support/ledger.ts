@@ -13,6 +13,8 @@ export interface Commit {
   n: number;
   latencyMs: number;
   atMs: number;
+  /** The writer's wall clock when it heard of it, in microseconds since the epoch. */
+  atUs: number;
 }
 
 export class LedgerWriter {
@@ -27,10 +29,16 @@ export class LedgerWriter {
       child.once('close', () => resolve());
     });
     createInterface({ input: child.stdout! }).on('line', (line) => {
-      const [kind, first, second] = line.split(' ');
+      const [kind, first, second, third] = line.split(' ');
       if (kind === 'ready') onReady();
       else if (kind === 'lost') this.lost = line.slice(5);
-      else this.commits.push({ n: Number(first), latencyMs: Number(second) / 1000, atMs: performance.now() });
+      else
+        this.commits.push({
+          n: Number(first),
+          latencyMs: Number(second) / 1000,
+          atMs: performance.now(),
+          atUs: Number(third),
+        });
     });
   }
 
