@@ -78,6 +78,56 @@ describe('on any file system', () => {
     },
   );
 
+  test('a failure at any sync of keeping and trimming history loses no point of the window', async () => {
+    await engine.start('main');
+    await engine.sql('main', 'create table public.bulk (filler text)');
+    await engine.child('heir', 'main');
+    await engine.start('heir');
+    const [[early]] = (await engine.sql('heir', 'select pg_current_wal_flush_lsn()')) as [[string]];
+    await engine.sql('heir', 'delete from public.notes');
+    let [past, rows] = ['', 0];
+    const keepAndTrim = async () => {
+      // More than a base serves for: the next child of the running parent makes another.
+      await engine.sql(
+        'main',
+        `insert into public.bulk select repeat(md5(n::text), 20) from generate_series(1, 30000) n`,
+      );
+      await engine.child('passing', 'main');
+      await engine.storage.deleteTimeline(ref('passing'));
+      past = (await engine.sql('main', 'select pg_current_wal_flush_lsn()'))[0]![0]!;
+      rows = Number((await engine.sql('main', 'select count(*) from public.bulk'))[0]![0]);
+      await engine.storage.trimHistory(ref('main'), { startMs: Date.now(), pinned: [past] });
+    };
+    const holds = async (timelineId: string, from: string, lsn: string, question: string) => {
+      await engine.child(timelineId, from, lsn);
+      await engine.start(timelineId);
+      const [[count]] = (await engine.sql(timelineId, question)) as [[string]];
+      await engine.stop(timelineId);
+      await engine.storage.deleteTimeline(ref(timelineId));
+      return Number(count);
+    };
+    for (let at = 1; ; at += 1) {
+      fault.arm(at);
+      const outcome = await keepAndTrim().then(
+        () => 'kept',
+        (error: unknown) => String(error),
+      );
+      const reached = fault.reached();
+      fault.arm(Number.POSITIVE_INFINITY);
+      if (reached) await engine.storage.deleteTimeline(ref('passing'));
+      else expect(outcome).toBe('kept');
+      if (past !== '') expect(await holds('probe', 'main', past, 'select count(*) from public.bulk')).toBe(rows);
+      expect(await holds('probe', 'heir', early, 'select count(*) from public.notes')).toBe(100);
+      // What was on its way out is swept at the next start.
+      await engine.storage.removeGarbage((await engine.storage.listTimelines()).garbage);
+      if (!reached) break;
+    }
+    expect((await engine.storage.listTimelines()).garbage).toEqual([]);
+    await engine.stop('heir');
+    await engine.storage.deleteTimeline(ref('heir'));
+    await engine.stop('main');
+  });
+
   test('what a crash left behind is garbage, and a new try does not trip over it', async () => {
     const leftover = path.join(pool.directory, PROJECT, 'again');
     await mkdir(path.join(leftover, 'pgdata', 'base'), { recursive: true });

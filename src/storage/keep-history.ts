@@ -1,13 +1,13 @@
 /**
  * Takes the bases that make history cheap to reach and possible to trim.
  *
- * Replay runs at some 400 MB/s, so a base is worth it after 32 MB of WAL, but not every few seconds: on a running
+ * Replay runs at some 400 MB/s, so a base is worth it after 64 MB of WAL, but not every few seconds: on a running
  * timeline it costs a checkpoint. A timeline that writes little gets one when its last one is old for its window:
  * trimming lets go of whole bases only. Where a base is a full copy, it has to be worth that.
  */
 import { parseLsn } from '../lib/lsn.ts';
 import { readControlData } from '../postgres/control-data.ts';
-import { BASE_SERVES_BYTES, takeHotBase, takeRestBase } from './bases.ts';
+import { takeHotBase, takeRestBase } from './bases.ts';
 import type { BaseContext } from './bases.ts';
 import { flushedLsn, readControlWithRetry } from './sources.ts';
 import type { Parent } from './sources.ts';
@@ -19,7 +19,8 @@ const MIB = 1024n * 1024n;
 const ALWAYS_BYTES = 512n * MIB;
 /** Less than this is what an idle Postgres writes about itself. */
 const WORTH_BYTES = 64n * 1024n;
-/** At rest there is no checkpoint to pay for. */
+/** With a checkpoint to pay for, and without. */
+const RUNNING_BYTES = 64n * MIB;
 const REST_BYTES = 16n * MIB;
 const SPACING_MS = 60_000;
 const WINDOW_SHARE = 4;
@@ -63,7 +64,7 @@ export function isDue(
   if (writtenBytes >= ALWAYS_BYTES) return true;
   if (!cheap) return false;
   if (!running) return writtenBytes >= REST_BYTES;
-  return writtenBytes >= BASE_SERVES_BYTES && ageMs >= SPACING_MS;
+  return writtenBytes >= RUNNING_BYTES && ageMs >= SPACING_MS;
 }
 
 /** Where a replay would begin today, and since when. */
