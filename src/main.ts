@@ -38,6 +38,7 @@ import type { Installations } from './postgres/types.ts';
 import { loadCertificates } from './proxy/certificates.ts';
 import { createProxy } from './proxy/proxy.ts';
 import { followRoles } from './reconcilers/follow-roles.ts';
+import { archiveBranches, expireBranches, purgeDeleted } from './reconcilers/life-cycle.ts';
 import { measureSizes } from './reconcilers/measure-sizes.ts';
 import { keepHistory, trimHistory } from './reconcilers/history.ts';
 import { startReconcilers } from './reconcilers/reconciler.ts';
@@ -274,6 +275,9 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
       measureSizes(common),
       keepHistory(common),
       trimHistory(common),
+      expireBranches(common),
+      purgeDeleted(common),
+      archiveBranches(common),
     ],
     logger,
   );

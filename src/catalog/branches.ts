@@ -1,7 +1,8 @@
 /**
- * Queries on `branches`. Deleted branches are invisible to every query here.
+ * Queries on `branches`. Deleted branches are invisible to every query here, but for lists that ask for those that can
+ * be had back (deletion.ts has the rest).
  */
-import type { BranchRow, Queryable } from './types.ts';
+import type { BranchRow, Queryable, Timestamp } from './types.ts';
 
 /** Rows for readers carry the name of the user who made the branch. */
 export interface BranchWithCreator extends BranchRow {
@@ -19,6 +20,11 @@ export interface NewBranch {
   protected: boolean;
   annotation: Record<string, string> | null;
   createdBy: string;
+  /** Where it leaves its parent, as far as that is known. */
+  parentLsn?: string | null;
+  parentTimestamp?: Timestamp | null;
+  expiresAt?: Timestamp | null;
+  ttlIntervalSeconds?: number | null;
 }
 
 export type BranchSortColumn = 'name' | 'created_at' | 'updated_at';
@@ -30,15 +36,18 @@ export interface BranchListOptions {
   /** The last branch of the page before: its id and its value of the sort column. */
   after: { id: string; value: string } | undefined;
   limit: number;
+  /** Deleted ones that can still be had back, too. */
+  includeDeleted: boolean;
 }
 
 /** A new branch is in state `init` until its create operation has finished. */
 export async function insertBranch(tx: Queryable, branch: NewBranch): Promise<BranchRow> {
   const rows = await tx.query<BranchRow>(
     `insert into branches (id, project_id, parent_id, name, current_state, pending_state, is_default, protected,
-       annotation, annotation_updated_at, created_by, timeline_id)
+       annotation, annotation_updated_at, created_by, timeline_id, parent_lsn, parent_timestamp, expires_at,
+       ttl_interval_seconds)
      values ($1, $2, $3, $4, 'init', 'ready', $5, $6, $7::jsonb, case when $7::jsonb is null then null else now() end, $8,
-       $9)
+       $9, $10, $11, $12, $13)
      returning *`,
     [
       branch.id,
@@ -50,6 +59,10 @@ export async function insertBranch(tx: Queryable, branch: NewBranch): Promise<Br
       branch.annotation === null ? null : JSON.stringify(branch.annotation),
       branch.createdBy,
       branch.timelineId ?? branch.id,
+      branch.parentLsn ?? null,
+      branch.parentTimestamp ?? null,
+      branch.expiresAt ?? null,
+      branch.ttlIntervalSeconds ?? null,
     ],
   );
   return rows[0]!;
@@ -92,11 +105,19 @@ export async function listBranches(
   const type = options.sortBy === 'name' ? 'text' : 'timestamptz';
   const direction = options.descending ? 'desc' : 'asc';
   return db.query<BranchWithCreator>(
-    `${WITH_CREATOR} where b.project_id = $1 and b.deleted_at is null
+    `${WITH_CREATOR} where b.project_id = $1
+       and (b.deleted_at is null or ($6 and b.purged_at is null and b.recoverable_until > now()))
        and ($2::text is null or ${SEARCH})
        and ($3::text is null or (${column}, b.id) ${options.descending ? '<' : '>'} ($4::${type}, $3))
      order by ${column} ${direction}, b.id ${direction} limit $5`,
-    [projectId, options.search ?? null, options.after?.id ?? null, options.after?.value ?? null, options.limit],
+    [
+      projectId,
+      options.search ?? null,
+      options.after?.id ?? null,
+      options.after?.value ?? null,
+      options.limit,
+      options.includeDeleted,
+    ],
     `list_branches_${options.sortBy}_${direction}`,
   );
 }
@@ -128,14 +149,24 @@ export async function findFirstChild(db: Queryable, id: string): Promise<BranchR
   return rows[0];
 }
 
+/** Roots that are not deleted. */
+export async function countRoots(db: Queryable, projectId: string): Promise<number> {
+  const rows = await db.query<{ count: number }>(
+    'select count(*) as count from branches where project_id = $1 and parent_id is null and deleted_at is null',
+    [projectId],
+  );
+  return rows[0]!.count;
+}
+
 export async function updateBranch(
   tx: Queryable,
   id: string,
-  changes: { name: string; protected: boolean },
+  changes: { name: string; protected: boolean; expiresAt: Timestamp | null; ttlIntervalSeconds: number | null },
 ): Promise<BranchRow> {
   const rows = await tx.query<BranchRow>(
-    'update branches set name = $2, protected = $3, updated_at = now() where id = $1 returning *',
-    [id, changes.name, changes.protected],
+    `update branches set name = $2, protected = $3, expires_at = $4, ttl_interval_seconds = $5, updated_at = now()
+     where id = $1 returning *`,
+    [id, changes.name, changes.protected, changes.expiresAt, changes.ttlIntervalSeconds],
   );
   return rows[0]!;
 }
@@ -147,18 +178,6 @@ export async function makeBranchDefault(tx: Queryable, projectId: string, id: st
   ]);
   const rows = await tx.query<BranchRow>(
     'update branches set is_default = true, updated_at = now() where id = $1 returning *',
-    [id],
-  );
-  return rows[0]!;
-}
-
-/** Marks the branch with its endpoints as deleted. */
-export async function markBranchDeleted(tx: Queryable, id: string): Promise<BranchRow> {
-  await tx.query('update endpoints set deleted_at = now() where branch_id = $1 and deleted_at is null', [id]);
-  const rows = await tx.query<BranchRow>(
-    `update branches set deleted_at = now(), purged_at = now(), updated_at = now(), pending_state = 'storage_deleted',
-       state_changed_at = now()
-     where id = $1 returning *`,
     [id],
   );
   return rows[0]!;

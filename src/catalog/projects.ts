@@ -1,5 +1,6 @@
 /**
- * Queries on `projects`. Deleted projects are invisible to every query here except as the place of a list's cursor.
+ * Queries on `projects`. Deleted projects are invisible to every query here except as the place of a list's cursor, and
+ * to lists that ask for them (deletion.ts has the rest).
  */
 import type { JsonObject, ProjectRow, Queryable } from './types.ts';
 
@@ -35,6 +36,8 @@ export interface ProjectListOptions {
   /** Id of the last project of the page before. */
   cursor: string | undefined;
   limit: number;
+  /** Those that are deleted and can be had back, instead of those that are there. */
+  recoverable: boolean;
 }
 
 export async function insertProject(tx: Queryable, project: NewProject): Promise<ProjectRow> {
@@ -87,12 +90,13 @@ export async function lockProject(tx: Queryable, id: string): Promise<ProjectRow
 export async function listProjects(db: Queryable, options: ProjectListOptions): Promise<ProjectListRow[]> {
   return db.query<ProjectListRow>(
     `select p.*, o.name as org_name from projects p join organizations o on o.id = p.org_id
-     where p.deleted_at is null
+     where case when $5 then p.deleted_at is not null and p.purged_at is null and p.recoverable_until > now()
+       else p.deleted_at is null end
        and ($1::text is null or p.org_id = $1)
        and ($2::text is null or position(lower($2) in lower(p.name)) > 0 or position(lower($2) in p.id) > 0)
        and ($3::text is null or (p.created_at, p.id) < (select c.created_at, c.id from projects c where c.id = $3))
      order by p.created_at desc, p.id desc limit $4`,
-    [options.orgId ?? null, options.search ?? null, options.cursor ?? null, options.limit],
+    [options.orgId ?? null, options.search ?? null, options.cursor ?? null, options.limit, options.recoverable],
     'list_projects',
   );
 }
@@ -128,20 +132,6 @@ export async function updateProject(tx: Queryable, id: string, changes: ProjectC
       JSON.stringify(changes.defaultEndpointSettings),
       JSON.stringify(changes.settings),
     ],
-  );
-  return rows[0]!;
-}
-
-/** Marks the project with all its branches and endpoints as deleted. */
-export async function markProjectDeleted(tx: Queryable, id: string): Promise<ProjectRow> {
-  await tx.query('update endpoints set deleted_at = now() where project_id = $1 and deleted_at is null', [id]);
-  await tx.query(
-    'update branches set deleted_at = now(), purged_at = now() where project_id = $1 and deleted_at is null',
-    [id],
-  );
-  const rows = await tx.query<ProjectRow>(
-    'update projects set deleted_at = now(), purged_at = now(), updated_at = now() where id = $1 returning *',
-    [id],
   );
   return rows[0]!;
 }

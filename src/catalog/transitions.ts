@@ -45,6 +45,8 @@ export interface ComputeWork {
   autoscalingLimitMaxCu: number;
   settings: JsonObject;
   branchState: BranchState;
+  /** The branch has passwords of its own: those in the data may be its parent's. */
+  parentProtected: boolean;
   projectNumber: number;
   pgVersion: number;
   projectSettings: JsonObject;
@@ -58,7 +60,9 @@ export interface ComputeWork {
 const COMPUTE_WORK = `
   select e.id as endpoint_id, e.project_id, e.branch_id, e.type, e.current_state, e.started_at,
     e.autoscaling_limit_min_cu, e.autoscaling_limit_max_cu, e.settings,
-    b.current_state as branch_state, b.timeline_id, b.facts_due, p.number as project_number, p.pg_version, p.settings as project_settings,
+    b.current_state as branch_state, b.timeline_id, b.facts_due, p.number as project_number,
+    p.pg_version, p.settings as project_settings,
+    exists (select 1 from branches parent where parent.id = b.parent_id and parent.protected) as parent_protected,
     (select jsonb_build_object('minCu', w.autoscaling_limit_min_cu, 'maxCu', w.autoscaling_limit_max_cu, 'settings', w.settings)
       from endpoints w where w.branch_id = e.branch_id and w.type = 'read_write' and w.deleted_at is null) as primary,
     (select coalesce(jsonb_agg(jsonb_build_object('name', r.name, 'state', r.state, 'verifier', r.verifier,
@@ -83,6 +87,16 @@ export async function computeWorkOfBranch(db: Queryable, branchId: string): Prom
     'compute_work_of_branch',
   );
   return row;
+}
+
+/** Of the branch, in whatever state. */
+export async function roleNames(db: Queryable, branchId: string): Promise<Set<string>> {
+  const rows = await db.query<{ name: string }>(
+    'select name from roles where branch_id = $1',
+    [branchId],
+    'role_names',
+  );
+  return new Set(rows.map((row) => row.name));
 }
 
 /** What making or deleting a timeline needs to know. */
@@ -123,13 +137,13 @@ export async function timelineInUse(db: Queryable, timelineId: string): Promise<
 
 export async function branchReady(
   tx: Queryable,
-  branch: { branchId: string; parentLsn: string | null; parentTimestamp: Timestamp | null },
+  branch: { branchId: string; parentLsn: string | null; parentTimestamp: Timestamp | null; archived?: boolean },
 ): Promise<void> {
   await tx.query(
-    `update branches set current_state = 'ready', pending_state = null, state_changed_at = now(), updated_at = now(),
+    `update branches set current_state = case when $4 then 'archived' else 'ready' end, pending_state = null, state_changed_at = now(), updated_at = now(),
        parent_lsn = coalesce($2, parent_lsn), parent_timestamp = coalesce($3, parent_timestamp)
-     where id = $1 and current_state <> 'ready'`,
-    [branch.branchId, branch.parentLsn, branch.parentTimestamp],
+     where id = $1 and current_state = 'init'`,
+    [branch.branchId, branch.parentLsn, branch.parentTimestamp, branch.archived ?? false],
     'branch_ready',
   );
 }
@@ -151,7 +165,10 @@ export async function endpointActive(tx: Queryable, endpointId: string): Promise
          started_at = case when current_state = 'active' then started_at else now() end,
          last_active = case when current_state = 'active' then last_active else now() end,
          current_state = 'active', pending_state = nullif(pending_state, 'active'), suspended_at = null, updated_at = now()
-       where id = $1 returning project_id)
+       where id = $1 returning project_id, branch_id),
+     unarchived as (
+       update branches b set current_state = 'ready', state_changed_at = now() from endpoint e
+       where b.id = e.branch_id and b.current_state = 'archived')
      update projects p set compute_last_active_at = now() from endpoint e where p.id = e.project_id`,
     [endpointId],
     'endpoint_active',

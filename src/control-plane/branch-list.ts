@@ -20,7 +20,6 @@ interface Cursor {
 
 const DEFAULT_LIMIT = 10_000;
 
-/** `include_deleted` adds nothing: the data of a deleted branch is removed at once. */
 export async function listBranches(
   db: Queryable,
   projectId: string,
@@ -37,6 +36,7 @@ export async function listBranches(
     descending: order === 'DESC',
     after: cursor && { id: cursor.branch_id, value: cursor.sort_by_value },
     limit: limit + 1,
+    includeDeleted: query.include_deleted === true,
   });
   const page = rows.slice(0, limit);
   const last = page.at(-1);

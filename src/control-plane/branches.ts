@@ -1,5 +1,5 @@
 /**
- * Branches: made from the head of their parent, listed, changed, made the default, deleted.
+ * Branches: made from a point of their parent, listed, changed, made the default. Deletion is in branch-deletion.ts.
  *
  * A child begins with the roles, databases and passwords of its parent, pending ones included; children of protected
  * branches get passwords of their own.
@@ -10,7 +10,6 @@ import type {
   BranchUpdateRequest,
   CountProjectBranchesResponses,
   CreateProjectBranchResponses,
-  DeleteProjectBranchResponses,
   GetProjectBranchResponses,
   SetDefaultProjectBranchResponses,
   UpdateProjectBranchResponses,
@@ -20,14 +19,13 @@ import {
   findBranch,
   findBranchByName,
   findDefaultBranch,
-  findFirstChild,
   insertBranch,
   makeBranchDefault,
-  markBranchDeleted,
   updateBranch,
 } from '../catalog/branches.ts';
-import { copyDatabases } from '../catalog/databases.ts';
-import { insertEndpoint, listBranchEndpoints } from '../catalog/endpoints.ts';
+import { copyDatabases, listDatabases } from '../catalog/databases.ts';
+import { insertEndpoint } from '../catalog/endpoints.ts';
+import { forgetPending } from '../catalog/restores.ts';
 import { copyRoles, listRoles, updateRolePassword } from '../catalog/roles.ts';
 import type { BranchRow, DatabaseRow, EndpointRow, ProjectRow, Queryable, RoleRow } from '../catalog/types.ts';
 import { AppError } from '../lib/errors.ts';
@@ -38,9 +36,11 @@ import type { Caller } from './caller.ts';
 import { changeProject, readProject, type Context } from './context.ts';
 import { assertMayHave, planEndpoint } from './endpoint-rules.ts';
 import { branchNotFound, invalidRequest, notImplemented, unprocessable, withDetails } from './errors.ts';
+import { assertMayBeParent, assertMayExpire, parseExpiration, type Expiration } from './expiration.ts';
 import { LIMITS } from './limits.ts';
 import { validateDisplayName } from './names.ts';
 import { makePassword, type RolePassword } from './passwords.ts';
+import { assertBranchable, assertNotRestoring, cloneSource, parsePoint, resolvePoint, type PointOf } from './points.ts';
 import {
   presentAnnotation,
   presentBranch,
@@ -69,8 +69,6 @@ export interface Branches {
     body: BranchUpdateRequest,
   ): Promise<UpdateProjectBranchResponses[200]>;
   setDefault(caller: Caller, projectId: string, id: string): Promise<SetDefaultProjectBranchResponses[200]>;
-  /** Undefined: there is no such branch any more. */
-  delete(caller: Caller, projectId: string, id: string): Promise<DeleteProjectBranchResponses[200] | undefined>;
 }
 
 export function createBranches(context: Context): Branches {
@@ -95,56 +93,52 @@ export function createBranches(context: Context): Branches {
       changeProject(context, caller, projectId, async (tx) => {
         const branch = await findBranch(tx, projectId, id);
         if (!branch) throw branchNotFound();
+        if (branch.expiresAt !== null) throw unprocessable('a branch with an expiration cannot be the default branch');
+        await assertNotRestoring(tx, branch);
         const row = branch.isDefault ? branch : await makeBranchDefault(tx, projectId, id);
         return { branch: presentBranch(row), operations: [] };
       }),
-    delete: (caller, projectId, id) => remove(context, caller, projectId, id),
   };
 }
 
 async function create(context: Context, caller: Caller, projectId: string, body: CreateBody) {
   const asked = body.branch ?? {};
   refuseWhatIsMissing(asked);
-  const { storePasswords } = await readProject(context, caller, projectId);
+  const query = parsePoint(
+    { lsn: asked.parent_lsn, time: asked.parent_timestamp },
+    { lsn: 'parent_lsn', time: 'parent_timestamp' },
+  );
+  const expiration = parseExpiration(asked.expires_at, context.now());
+  const project = await readProject(context, caller, projectId);
   await context.assertRoomForTimeline();
   // Passwords are costly to make, so they are made before the project is locked, one for each role of the parent.
   const parent = await findParent(context.catalog, projectId, asked.parent_id);
   const passwords = parent.protected
-    ? await makePasswords(context, parent.id, storePasswords)
+    ? await makePasswords(context, parent.id, project.storePasswords)
     : new Map<string, never>();
-  return changeProject(context, caller, projectId, async (tx, project) => {
-    const made = await insertAll(context, tx, caller, project, { body, passwords });
-    return presentCreated(context, project, made);
+  const point = await resolvePoint(context, project, parent, query);
+  return changeProject(context, caller, projectId, async (tx, locked) => {
+    const made = await insertAll(context, tx, caller, locked, { body, passwords, point, expiration });
+    return presentCreated(context, locked, made);
   });
 }
 
-/** Branches begin at the head of their parent, with its data. */
 function refuseWhatIsMissing(asked: NonNullable<CreateBody['branch']>): void {
-  if (asked.parent_lsn !== undefined && asked.parent_timestamp !== undefined) {
-    throw invalidRequest('parent_lsn and parent_timestamp cannot be used together');
-  }
-  if (asked.parent_lsn !== undefined) throw notImplemented('creating a branch at parent_lsn');
-  if (asked.parent_timestamp !== undefined) throw notImplemented('creating a branch at parent_timestamp');
-  if (asked.archived === true) throw notImplemented('creating an archived branch');
-  if (asked.expires_at !== undefined) throw notImplemented('expires_at');
   if (asked.init_source === 'schema-only') throw notImplemented('init_source "schema-only"');
   if (asked.init_source !== undefined && asked.init_source !== 'parent-data') {
     throw invalidRequest('init_source must be parent-data or schema-only', {
       init_source: asked.init_source.slice(0, 100),
     });
   }
+  if (asked.protected === true && asked.expires_at !== undefined) {
+    throw invalidRequest('a protected branch cannot have an expiration');
+  }
 }
 
 async function findParent(db: Queryable, projectId: string, id: string | undefined): Promise<BranchRow> {
-  const parent = id === undefined ? await findDefaultBranch(db, projectId) : await findBranch(db, projectId, id);
+  const parent = !id ? await findDefaultBranch(db, projectId) : await findBranch(db, projectId, id);
   if (!parent) throw branchNotFound();
   return parent;
-}
-
-/** The runner creates a parent before its children; one that could not be made never will be. */
-function assertBranchable(parent: BranchRow): void {
-  const failed = parent.currentState === 'init' && parent.pendingState === null;
-  if (failed) throw unprocessable('branch not ready yet');
 }
 
 async function makePasswords(context: Context, branchId: string, stored: boolean): Promise<Map<string, RolePassword>> {
@@ -167,11 +161,19 @@ async function insertAll(
   tx: Queryable,
   caller: Caller,
   project: ProjectRow,
-  plan: { body: CreateBody; passwords: Map<string, RolePassword> },
+  plan: {
+    body: CreateBody;
+    passwords: Map<string, RolePassword>;
+    point: PointOf | undefined;
+    expiration: Expiration;
+  },
 ): Promise<Made> {
+  const { point } = plan;
   const asked = plan.body.branch ?? {};
   const parent = await findParent(tx, project.id, asked.parent_id);
   assertBranchable(parent);
+  assertMayBeParent(parent);
+  const source = await cloneSource(tx, parent, point);
   if ((await countBranches(tx, project.id, undefined)) >= LIMITS.branchesPerProject) {
     throw unprocessable('branches limit exceeded', {}, 'BRANCHES_LIMIT_EXCEEDED');
   }
@@ -186,14 +188,21 @@ async function insertAll(
     protected: asked.protected ?? false,
     annotation: plan.body.annotation_value ?? null,
     createdBy: caller.userId,
+    parentLsn: point?.lsn ?? null,
+    parentTimestamp: point?.time ?? null,
+    ...plan.expiration,
   });
   const endpoints = await insertEndpoints(tx, project, id, plan.body.endpoints ?? []);
-  let roles = await copyRoles(tx, parent.id, id);
-  if (parent.protected) roles = await giveOwnPasswords(context, tx, project, roles, plan.passwords);
-  const databases = await copyDatabases(tx, parent.id, id);
+  const { roles, databases } = await copyRows(context, tx, {
+    project,
+    parent,
+    id,
+    past: point !== undefined,
+    passwords: plan.passwords,
+  });
   const place = { projectId: project.id, branchId: id };
-  const source = { parentTimelineId: parent.timelineId };
-  const operations: NewOperation[] = [{ ...place, action: 'create_branch', payload: source }];
+  const archived = asked.archived === true ? { archived: true } : {};
+  const operations: NewOperation[] = [{ ...place, action: 'create_branch', payload: { ...source, ...archived } }];
   for (const endpoint of endpoints.filter(({ disabled }) => !disabled))
     operations.push({ ...place, endpointId: endpoint.id, action: 'start_compute' });
   const now = context.now();
@@ -222,6 +231,24 @@ async function insertEndpoints(
     }
   }
   return rows;
+}
+
+/** The roles and databases of the parent, until the first start has read those of the data. */
+async function copyRows(
+  context: Context,
+  tx: Queryable,
+  copy: { project: ProjectRow; parent: BranchRow; id: string; past: boolean; passwords: Map<string, RolePassword> },
+): Promise<{ roles: RoleRow[]; databases: DatabaseRow[] }> {
+  const { project, parent, id, past, passwords } = copy;
+  let roles = await copyRoles(tx, parent.id, id);
+  let databases = await copyDatabases(tx, parent.id, id);
+  if (past) {
+    // What is about to be done to the parent now is not to be done to what it was then.
+    await forgetPending(tx, id);
+    [roles, databases] = [await listRoles(tx, id), await listDatabases(tx, id)];
+  }
+  if (parent.protected) roles = await giveOwnPasswords(context, tx, project, roles, passwords);
+  return { roles, databases };
 }
 
 /** Nobody who knows a password of the protected parent gets into its child with it. */
@@ -287,49 +314,24 @@ async function update(
   body: BranchUpdateRequest,
 ): Promise<UpdateProjectBranchResponses[200]> {
   const asked = body.branch;
-  // Removing an expiration that no branch has is done at once.
-  if (asked.expires_at !== undefined && asked.expires_at !== null) throw notImplemented('expires_at');
+  const expiration = parseExpiration(asked.expires_at, context.now());
   return changeProject(context, caller, projectId, async (tx) => {
     const branch = await findBranch(tx, projectId, id);
     if (!branch) throw branchNotFound();
     const renamed = asked.name !== undefined && asked.name !== branch.name;
+    const { expiresAt, ttlIntervalSeconds } = asked.expires_at === undefined ? branch : expiration;
+    const changed = { ...branch, protected: asked.protected ?? branch.protected };
+    if (asked.protected === true && expiresAt !== null) {
+      throw unprocessable('a branch with an expiration cannot be protected');
+    }
+    if (asked.protected === true) await assertNotRestoring(tx, branch);
+    if (asked.expires_at !== undefined && expiresAt !== null) await assertMayExpire(tx, changed);
     const row = await updateBranch(tx, id, {
       name: renamed ? await freeBranchName(tx, projectId, asked.name!) : branch.name,
-      protected: asked.protected ?? branch.protected,
+      protected: changed.protected,
+      expiresAt,
+      ttlIntervalSeconds,
     });
     return { branch: presentBranch(row), operations: [] };
   });
-}
-
-async function remove(context: Context, caller: Caller, projectId: string, id: string) {
-  return changeProject(context, caller, projectId, async (tx) => {
-    const branch = await findBranch(tx, projectId, id);
-    if (!branch) return undefined;
-    await assertDeletable(tx, branch);
-    const endpoints = await listBranchEndpoints(tx, id);
-    const row = await markBranchDeleted(tx, id);
-    const place = { projectId, branchId: id };
-    const operations = await context.queue.append(tx, [
-      ...endpoints.map((endpoint) => ({
-        ...place,
-        endpointId: endpoint.id,
-        action: 'suspend_compute' as const,
-      })),
-      { ...place, action: 'delete_timeline' },
-    ]);
-    const now = context.now();
-    return {
-      branch: presentBranch(row),
-      operations: operations.map((operation) => presentOperation(operation, now)),
-    };
-  });
-}
-
-async function assertDeletable(tx: Queryable, branch: BranchRow): Promise<void> {
-  if (branch.parentId === null) throw unprocessable('cannot delete the root branch');
-  if (branch.isDefault) throw unprocessable('cannot delete the default branch');
-  if (branch.protected) throw unprocessable('cannot delete protected branch');
-  const child = await findFirstChild(tx, branch.id);
-  // Clients match this text with the bare id behind it.
-  if (child) throw unprocessable(`cannot delete branch that has children: ${child.id}`);
 }

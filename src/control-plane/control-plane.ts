@@ -8,6 +8,7 @@ import { findProjects } from '../catalog/projects.ts';
 import { KeyLock } from '../lib/key-lock.ts';
 import { createApiKeys, type ApiKeys } from './api-keys.ts';
 import { createBatchedLookup } from './batch.ts';
+import { createBranchDeletion, type BranchDeletion } from './branch-deletion.ts';
 import { createBranches, type Branches } from './branches.ts';
 import { createConnectionUri, type ConnectionUri } from './connection-uri.ts';
 import type { Context, ControlPlaneDependencies } from './context.ts';
@@ -15,14 +16,16 @@ import { createDatabases, type Databases } from './databases.ts';
 import { createEndpoints, type Endpoints } from './endpoints.ts';
 import { createOperations, type Operations } from './operations.ts';
 import { createOrganizations, type Organizations } from './organizations.ts';
+import { createProjectDeletion, type ProjectDeletion } from './project-deletion.ts';
 import { createProjects, type Projects } from './projects.ts';
+import { createRestores, type Restores } from './restore.ts';
 import { createRoles, type Roles } from './roles.ts';
 import { createUsers, type Users } from './users.ts';
 
 export interface ControlPlane {
   apiKeys: ApiKeys;
-  projects: Projects;
-  branches: Branches;
+  projects: Projects & ProjectDeletion;
+  branches: Branches & BranchDeletion & Restores;
   endpoints: Endpoints;
   databases: Databases;
   roles: Roles;
@@ -50,8 +53,8 @@ export function createControlPlane(dependencies: ControlPlaneDependencies): Cont
   const apiKeys = createApiKeys(context);
   return {
     apiKeys,
-    projects: createProjects(context),
-    branches: createBranches(context),
+    projects: { ...createProjects(context), ...createProjectDeletion(context) },
+    branches: { ...createBranches(context), ...createBranchDeletion(context), ...createRestores(context) },
     endpoints: createEndpoints(context),
     databases: createDatabases(context),
     roles: createRoles(context),

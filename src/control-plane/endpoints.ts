@@ -32,6 +32,7 @@ import { changeProject, readProject, type Context } from './context.ts';
 import { assertMayHave, isAwake, planEndpoint, replicasFirst } from './endpoint-rules.ts';
 import { branchNotFound, endpointNotFound, invalidRequest, notImplemented, unprocessable } from './errors.ts';
 import { validateDisplayName } from './names.ts';
+import { assertNotBackup } from './points.ts';
 import { presentEndpoint, presentOperation } from './present.ts';
 
 type Changed = StartProjectEndpointResponses[200];
@@ -144,6 +145,7 @@ async function create(context: Context, caller: Caller, projectId: string, body:
   return changeProject(context, caller, projectId, async (tx, project) => {
     const branch = await findBranch(tx, projectId, asked.branch_id);
     if (!branch) throw branchNotFound();
+    await assertNotBackup(tx, branch);
     if (asked.region_id !== undefined && asked.region_id !== project.regionId) {
       throw invalidRequest('an endpoint is in the region of its project', { region_id: project.regionId });
     }

@@ -130,6 +130,8 @@ export function presentProjectListItem(
     org_id: row.orgId,
     org_name: row.orgName,
     history_retention_seconds: row.historyRetentionSeconds,
+    deleted_at: optionalTime(row.deletedAt),
+    recoverable_until: optionalTime(row.recoverableUntil),
   };
 }
 
@@ -193,6 +195,28 @@ export function presentBranch(row: BranchRow | BranchWithCreator): Branch & { sl
     last_reset_at: optionalTime(row.lastResetAt),
     created_by: creator === null ? undefined : { name: creator, image: '' },
     init_source: row.parentId === null ? undefined : row.initSource,
+    restricted_actions: restrictedActions(row),
+    recovery: presentRecovery(row),
+  };
+}
+
+/** Undefined when there are none. */
+function restrictedActions(row: BranchRow): Branch['restricted_actions'] {
+  if (row.protected) {
+    return ['restore', 'delete-rw-endpoint'].map((name) => ({ name, reason: 'the branch is protected' }));
+  }
+  if (row.currentState === 'resetting') return [{ name: 'restore', reason: 'the branch is being restored' }];
+  return undefined;
+}
+
+/** Only a branch that can be had back has one. */
+function presentRecovery(row: BranchRow): Branch['recovery'] {
+  const { deletedAt, recoverableUntil, deletionMethod, purgedAt } = row;
+  if (deletedAt === null || recoverableUntil === null || purgedAt !== null) return undefined;
+  return {
+    deleted_at: presentTime(deletedAt),
+    recoverable_until: presentTime(recoverableUntil),
+    deletion_method: deletionMethod ?? 'user',
   };
 }
 

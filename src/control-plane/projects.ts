@@ -3,7 +3,6 @@
  */
 import type {
   CreateProjectResponses,
-  DeleteProjectResponses,
   GetAvailablePreloadLibrariesResponses,
   GetProjectResponses,
   ListProjectsData,
@@ -14,7 +13,7 @@ import type {
   ProjectUpdateRequest,
   UpdateProjectResponses,
 } from '@neon/sdk/raw';
-import { insertBranch, listAllBranches } from '../catalog/branches.ts';
+import { insertBranch } from '../catalog/branches.ts';
 import { insertDatabase } from '../catalog/databases.ts';
 import { insertEndpoint, listProjectEndpoints, setEndpointPendingState } from '../catalog/endpoints.ts';
 import { findDefaultOrganization, findOrganization } from '../catalog/organizations.ts';
@@ -22,7 +21,6 @@ import {
   countProjects,
   insertProject,
   listProjects,
-  markProjectDeleted,
   projectEverExisted,
   updateProject,
   type NewProject,
@@ -63,10 +61,22 @@ export interface Projects {
   create(caller: Caller, body: ProjectCreateRequest): Promise<CreateProjectResponses[201]>;
   get(caller: Caller, id: string): Promise<GetProjectResponses[200]>;
   update(caller: Caller, id: string, body: ProjectUpdateRequest): Promise<UpdateProjectResponses[200]>;
-  delete(caller: Caller, id: string): Promise<DeleteProjectResponses[200]>;
+  /** -1: none. */
+  limits(caller: Caller, id: string): Promise<{ limits: Record<string, number> }>;
   preloadLibraries(caller: Caller, id: string): Promise<GetAvailablePreloadLibrariesResponses[200]>;
 }
 
+const PRESENTED_LIMITS = {
+  max_projects: LIMITS.projects,
+  max_branches: LIMITS.branchesPerProject,
+  max_protected_branches: -1,
+  max_read_only_endpoints: -1,
+  max_active_endpoints: -1,
+  max_roles: LIMITS.rolesPerBranch,
+  max_databases: LIMITS.databasesPerBranch,
+  max_autoscaling_cu: LIMITS.maxComputeUnits,
+  max_history_retention_seconds: LIMITS.historyRetentionSeconds,
+};
 const DEFAULT_LIMIT = 10;
 export const DEFAULT_PG_VERSION = 17;
 const DEFAULT_HISTORY_SECONDS = 86_400;
@@ -86,7 +96,10 @@ export function createProjects(context: Context): Projects {
       project: presentProjectDetails(await readProject(context, caller, id), context.config, context.now()),
     }),
     update: (caller, id, body) => update(context, caller, id, body),
-    delete: (caller, id) => remove(context, caller, id),
+    limits: async (caller, id) => {
+      await readProject(context, caller, id);
+      return { limits: PRESENTED_LIMITS };
+    },
     preloadLibraries: async (caller, id) => {
       const project = await readProject(context, caller, id);
       return {
@@ -108,8 +121,6 @@ async function list(context: Context, caller: Caller, query: ListQuery): Promise
   if (query.org_id !== undefined && !(await isVisibleOrganization(context, caller, query.org_id))) {
     throw organizationNotFound();
   }
-  // A deleted project's data is removed at once, so none can be recovered.
-  if (query.recoverable === true) return { projects: [], applications: {}, integrations: {} };
   if (query.cursor !== undefined && !(await projectEverExisted(context.catalog, query.cursor))) {
     throw invalidRequest('cursor is not valid');
   }
@@ -118,6 +129,7 @@ async function list(context: Context, caller: Caller, query: ListQuery): Promise
     search: query.search || undefined,
     cursor: query.cursor,
     limit: query.limit ?? DEFAULT_LIMIT,
+    recoverable: query.recoverable === true,
   });
   const last = rows.at(-1);
   const now = context.now();
@@ -304,33 +316,6 @@ async function applyToEndpoints(
     });
   }
   return context.queue.append(tx, operations);
-}
-
-async function remove(context: Context, caller: Caller, id: string): Promise<DeleteProjectResponses[200]> {
-  if (caller.kind === 'project') {
-    throw new AppError('not_found', 'not allowed for project-scoped API keys');
-  }
-  return changeProject(context, caller, id, async (tx, project) => {
-    const branches = await listAllBranches(tx, id);
-    const guarded = branches.find((branch) => branch.protected);
-    if (guarded) throw unprocessable('cannot delete project with protected branches', { branch_id: guarded.id });
-    const endpoints = await listProjectEndpoints(tx, id);
-    const row = await markProjectDeleted(tx, id);
-    await context.queue.append(tx, [
-      ...endpoints.map((endpoint) => ({
-        projectId: project.id,
-        branchId: endpoint.branchId,
-        endpointId: endpoint.id,
-        action: 'suspend_compute' as const,
-      })),
-      ...branches.map((branch) => ({
-        projectId: project.id,
-        branchId: branch.id,
-        action: 'delete_timeline' as const,
-      })),
-    ]);
-    return { project: presentProject(row, context.config) };
-  });
 }
 
 async function choosePgVersion(context: Context, asked: number | undefined): Promise<number> {

@@ -7,6 +7,7 @@ import { silentLogger } from '../lib/log.ts';
 import type { RunnerQueue } from '../operations/queue.ts';
 import type { Runner } from '../operations/runner.ts';
 import { followRoles } from './follow-roles.ts';
+import { archiveBranches, expireBranches, purgeDeleted } from './life-cycle.ts';
 import { measureSizes } from './measure-sizes.ts';
 import { trimHistory } from './history.ts';
 import { startReconcilers } from './reconciler.ts';
@@ -318,6 +319,140 @@ describe('trim-history', () => {
     const trims = engine.calls.filter((call) => call.startsWith('trimHistory'));
     expect(trims).toContain(`trimHistory ${branch.branchId} ${10_000_000 - 3_600_000 - 60_000}`);
     expect(trims.join()).not.toContain(deleted.branchId);
+  });
+});
+
+describe('expire-branches', () => {
+  test('deletes what has expired, softly; what must stay stays until it may go', async () => {
+    const [expired, later, parent, child] = [
+      await activeBranch(),
+      await activeBranch(),
+      await activeBranch(),
+      await activeBranch(),
+    ];
+    await db.catalog.query(`update branches set expires_at = now() - interval '1 second' where id = any ($1)`, [
+      [expired.branchId, parent.branchId],
+    ]);
+    await db.catalog.query(`update branches set expires_at = now() + interval '1 hour' where id = $1`, [
+      later.branchId,
+    ]);
+    await db.catalog.query('update branches set parent_id = $2 where id = $1', [child.branchId, parent.branchId]);
+    await runner.start();
+    const deleted = async (branch: TestBranch) =>
+      (
+        await db.catalog.query<{ how: string | null }>(
+          'select deletion_method as how from branches where id = $1 and recoverable_until > now()',
+          [branch.branchId],
+        )
+      )[0]?.how;
+    await expireBranches(parts()).run();
+    expect([await deleted(expired), await deleted(later), await deleted(parent)]).toEqual([
+      'ttl',
+      undefined,
+      undefined,
+    ]);
+    await expect.poll(() => engine.computes.has(expired.endpointId)).toBe(false);
+    expect(engine.timelines.has(expired.branchId)).toBe(true);
+    await db.catalog.query(`update branches set deleted_at = now() where id = $1`, [child.branchId]);
+    await expireBranches(parts()).run();
+    expect(await deleted(parent)).toBe('ttl');
+  });
+});
+
+describe('purge-deleted', () => {
+  const softly = (branch: TestBranch, age: string) =>
+    db.catalog.query(
+      `update branches set deleted_at = now() - $2::interval, recoverable_until = now() + interval '7 days' - $2::interval
+       where id = $1`,
+      [branch.branchId, age],
+    );
+
+  test('removes the data of what nobody can have back', async () => {
+    const [old, young] = [await activeBranch(), await activeBranch()];
+    await softly(old, '8 days');
+    await softly(young, '6 days');
+    await runner.start();
+    await purgeDeleted(parts()).run();
+    await createRecover(parts()).timelines.run();
+    await expect
+      .poll(() => [engine.timelines.has(old.branchId), engine.timelines.has(young.branchId)])
+      .toEqual([false, true]);
+    expect(engine.computes.has(old.endpointId)).toBe(false);
+    await db.catalog.query('update branches set purged_at = now() where id = $1', [young.branchId]);
+  });
+
+  test('in a pool that runs out of space, one after the other, the oldest first', async () => {
+    const [second, first, there] = [await activeBranch(), await activeBranch(), await activeBranch()];
+    await softly(second, '1 days');
+    await softly(first, '2 days');
+    engine.pool = { ...engine.pool, watermark: 'high' };
+    const run = () => purgeDeleted(parts()).run();
+    await run();
+    await run();
+    expect([await operationsOf(first), await operationsOf(second)]).toMatchObject([
+      [{ action: 'delete_timeline' }],
+      [],
+    ]);
+    await runner.start();
+    await expect.poll(() => engine.timelines.has(first.branchId)).toBe(false);
+    await expect.poll(async () => (await operationsOf(first))[0]!.status).toBe('finished');
+    await run();
+    await expect.poll(() => engine.timelines.has(second.branchId)).toBe(false);
+    await expect.poll(async () => (await operationsOf(second))[0]!.status).toBe('finished');
+    await run();
+    expect(engine.timelines.has(there.branchId)).toBe(true);
+  });
+
+  test('a project goes with all its branches and snapshots', async () => {
+    const [branch, gone] = [await activeBranch(), await activeBranch()];
+    await softly(gone, '1 days');
+    await db.catalog.query(
+      `insert into snapshots (id, project_id, source_branch_id, timeline_id, name, manual) values ($1, $2, $3, $1, 's', true)`,
+      [`snap-${branch.branchId}`, projectId, branch.branchId],
+    );
+    engine.timelines.set(`snap-${branch.branchId}`, { projectId, timelineId: `snap-${branch.branchId}` } as never);
+    await db.catalog.query(
+      `update projects set deleted_at = now() - interval '8 days', recoverable_until = now() where id = $1`,
+      [projectId],
+    );
+    await runner.start();
+    await purgeDeleted(parts()).run();
+    await expect.poll(() => [...engine.timelines.keys()]).toEqual([]);
+    const rows = await db.catalog.query('select purged_at from projects where id = $1 and purged_at is null', [
+      projectId,
+    ]);
+    expect(rows).toEqual([]);
+  });
+});
+
+describe('archive-branches', () => {
+  test('marks old branches that nobody uses; a start takes it back', async () => {
+    const [unused, used, young] = [await activeBranch(), await activeBranch(), await activeBranch()];
+    await db.catalog.query(
+      `update endpoints set current_state = 'idle', suspended_at = now() - interval '2 days'
+      where id = any ($1)`,
+      [[unused.endpointId, young.endpointId]],
+    );
+    await db.catalog.query(
+      `update endpoints set current_state = 'idle', last_active = now() - interval '1 hour'
+      where id = $1`,
+      [used.endpointId],
+    );
+    await db.catalog.query(`update branches set created_at = now() - interval '15 days' where id = any ($1)`, [
+      [unused.branchId, used.branchId],
+    ]);
+    await archiveBranches(parts()).run();
+    const state = async (branch: TestBranch) =>
+      (
+        await db.catalog.query<{ currentState: string }>('select current_state from branches where id = $1', [
+          branch.branchId,
+        ])
+      )[0]!.currentState;
+    expect([await state(unused), await state(used), await state(young)]).toEqual(['archived', 'ready', 'ready']);
+    await runner.start();
+    await db.catalog.transaction((tx) => queue.append(tx, [{ ...unused, action: 'start_compute' }]));
+    queue.poke();
+    await expect.poll(() => state(unused)).toBe('ready');
   });
 });
 

@@ -92,7 +92,7 @@ async function settle(catalog: TestCatalog['catalog']): Promise<void> {
   const statements = [
     `update operations set status = 'finished', started_at = coalesce(started_at, created_at), finished_at = now()
      where status in ('scheduling', 'running')`,
-    `update branches set current_state = 'ready', pending_state = null where deleted_at is null and current_state = 'init'`,
+    `update branches set current_state = 'ready', pending_state = null where deleted_at is null and current_state in ('init', 'resetting')`,
     `update endpoints set current_state = pending_state, pending_state = null
      where deleted_at is null and pending_state is not null`,
     `delete from roles where state = 'deleting'`,

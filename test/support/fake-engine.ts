@@ -102,6 +102,8 @@ function createStorage(engine: FakeEngine, call: Call): Storage {
     createChildTimeline: async (spec) => {
       await call(`createChild ${spec.timelineId}`);
       if (!engine.timelines.has(spec.parentTimelineId)) throw new AppError('not_found', 'the parent has no data');
+      const facts = engine.facts.get(spec.parentTimelineId);
+      if (facts && !engine.timelines.has(spec.timelineId)) engine.facts.set(spec.timelineId, structuredClone(facts));
       return create(spec, {
         kind: spec.kind ?? 'branch',
         parentTimelineId: spec.parentTimelineId,

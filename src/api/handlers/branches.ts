@@ -14,6 +14,8 @@ import type {
   ListProjectBranchEndpointsResponses,
   ListProjectBranchesData,
   ListProjectBranchesResponses,
+  RestoreProjectBranchData,
+  RestoreProjectBranchResponses,
   SetDefaultProjectBranchData,
   SetDefaultProjectBranchResponses,
   UpdateProjectBranchData,
@@ -38,8 +40,19 @@ export const branchesHandlers: HandlerTable = {
     (plane, { caller, params, body }) => plane.branches.update(caller, params.project_id, params.branch_id, body),
   ),
   deleteProjectBranch: handler<DeleteProjectBranchData, DeleteProjectBranchResponses[200]>(
-    async (plane, { caller, params }) =>
-      (await plane.branches.delete(caller, params.project_id, params.branch_id)) ?? { status: 204 },
+    async (plane, { caller, params, query }) => {
+      const hard = (query as { hard_delete?: boolean }).hard_delete === true;
+      return (await plane.branches.delete(caller, params.project_id, params.branch_id, { hard })) ?? { status: 204 };
+    },
+  ),
+  recoverProjectBranch: handler<GetProjectBranchData, unknown>((plane, { caller, params }) =>
+    plane.branches.recover(caller, params.project_id, params.branch_id),
+  ),
+  restoreProjectBranch: handler<RestoreProjectBranchData, RestoreProjectBranchResponses[200]>(
+    (plane, { caller, params, body }) => plane.branches.restore(caller, params.project_id, params.branch_id, body),
+  ),
+  resetProjectBranchToParent: handler<GetProjectBranchData, RestoreProjectBranchResponses[200]>(
+    (plane, { caller, params }) => plane.branches.resetToParent(caller, params.project_id, params.branch_id),
   ),
   setDefaultProjectBranch: handler<SetDefaultProjectBranchData, SetDefaultProjectBranchResponses[200]>(
     (plane, { caller, params }) => plane.branches.setDefault(caller, params.project_id, params.branch_id),

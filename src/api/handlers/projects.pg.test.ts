@@ -295,7 +295,7 @@ describe('changes', () => {
 });
 
 describe('deletion', () => {
-  test('is at once for readers, and queues the removal of every branch', async () => {
+  test('is at once for readers, and puts every compute to sleep', async () => {
     const { project, branch, endpoints } = await create();
     await api.settle();
     const child = await api.call('POST', `/projects/${project.id}/branches`, { endpoints: [{ type: 'read_write' }] });
@@ -315,8 +315,8 @@ describe('deletion', () => {
       [project.id],
     );
     const of = (branchId: string) => rows.filter((row) => row.branchId === branchId).map((row) => row.action);
-    expect(of(branch.id)).toEqual(['suspend_compute', 'delete_timeline']);
-    expect(of(child.branch.id)).toEqual(['create_branch', 'start_compute', 'suspend_compute', 'delete_timeline']);
+    expect(of(branch.id)).toEqual(['suspend_compute']);
+    expect(of(child.branch.id)).toEqual(['create_branch', 'start_compute', 'suspend_compute']);
   });
 
   test('422 while a branch is protected', async () => {

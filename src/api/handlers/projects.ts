@@ -16,6 +16,8 @@ import type {
   ListProjectsResponses,
   ListSharedProjectsData,
   ListSharedProjectsResponses,
+  RecoverProjectData,
+  RecoverProjectResponses,
   UpdateProjectData,
   UpdateProjectResponses,
 } from '@neon/sdk/raw';
@@ -39,6 +41,12 @@ export const projectsHandlers: HandlerTable = {
   ),
   deleteProject: handler<DeleteProjectData, DeleteProjectResponses[200]>((plane, { caller, params }) =>
     plane.projects.delete(caller, params.project_id),
+  ),
+  recoverProject: handler<RecoverProjectData, RecoverProjectResponses[200]>((plane, { caller, params }) =>
+    plane.projects.recover(caller, params.project_id),
+  ),
+  getProjectLimits: handler<GetProjectData, { limits: Record<string, number> }>((plane, { caller, params }) =>
+    plane.projects.limits(caller, params.project_id),
   ),
   getConnectionURI: handler<GetConnectionUriData, GetConnectionUriResponses[200]>((plane, { caller, params, query }) =>
     plane.connectionUri.get(caller, params.project_id, query),

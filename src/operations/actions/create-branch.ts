@@ -1,7 +1,9 @@
 /**
  * create_branch: a clone of a timeline at its head or at a point of its history, and where that was. Branches are made
- * this way, and branches that are restored.
+ * this way, and branches that are restored: those get the clone in the place of their data once it is there, and keep
+ * what they have when it cannot be made.
  */
+import { endRestore, undoRestore, type RestorePayload } from '../../catalog/restores.ts';
 import { branchFailed, branchReady, timelineWork, type TimelineWork } from '../../catalog/transitions.ts';
 import type { OperationRow } from '../../catalog/types.ts';
 import { AppError } from '../../lib/errors.ts';
@@ -12,9 +14,13 @@ import { branchOf, type ActionContext } from './context.ts';
 export interface CreateBranchPayload {
   parentTimelineId: string;
   lsn?: string;
+  /** The branch begins its life archived. */
+  archived?: boolean;
+  /** The branch is there already, and is restored. */
+  restore?: RestorePayload;
 }
 
-export function createBranch({ catalog, storage, ownerOf }: ActionContext): Action {
+export function createBranch({ catalog, storage, supervisor, syncedFingerprints, ownerOf }: ActionContext): Action {
   return {
     run: async (operation, signal) => {
       const branchId = branchOf(operation);
@@ -22,31 +28,45 @@ export function createBranch({ catalog, storage, ownerOf }: ActionContext): Acti
       if (!work) throw new AppError('not_found', 'branch not found');
       // The runner lets a parent's creation go first, so this one has failed.
       if (work.parentState === 'init') throw new AppError('unprocessable', 'the parent branch could not be created');
-      const { parentTimelineId, lsn } = sourceOf(operation, work);
+      const { parentTimelineId, lsn, archived = false, restore } = payloadOf(operation, work);
+      if (restore) {
+        // A compute may have been woken for a moment by work that came before.
+        for (const endpointId of work.endpointIds) {
+          if (supervisor.address(endpointId)) await supervisor.suspend(endpointId);
+          syncedFingerprints.delete(endpointId);
+        }
+      }
       const spec = {
         projectId: work.projectId,
-        timelineId: work.timelineId,
+        timelineId: restore?.timelineId ?? work.timelineId,
         parentTimelineId,
         owner: ownerOf(work.projectNumber),
         point: lsn === undefined ? ({ kind: 'head' } as const) : ({ kind: 'lsn', lsn } as const),
       };
       const record = await storage.createChildTimeline(spec, signal);
       const { branchLsn: parentLsn, branchTimestamp: parentTimestamp } = record;
-      return { transition: (tx) => branchReady(tx, { branchId, parentLsn, parentTimestamp }) };
+      const place = { branchId, parentLsn, parentTimestamp };
+      return {
+        transition: (tx) =>
+          restore
+            ? endRestore(tx, { ...place, restore, asked: operation.createdAt })
+            : branchReady(tx, { ...place, archived }),
+      };
     },
     undo: async (operation) => {
       const branchId = branchOf(operation);
+      const { restore } = operation.payload as Partial<CreateBranchPayload>;
       const work = await timelineWork(catalog, branchId);
-      if (work) await storage.deleteTimeline(work);
-      return { transition: (tx) => branchFailed(tx, branchId) };
+      if (work) await storage.deleteTimeline({ ...work, timelineId: restore?.timelineId ?? work.timelineId });
+      return { transition: (tx) => (restore ? undoRestore(tx, branchId, restore) : branchFailed(tx, branchId)) };
     },
   };
 }
 
 /** Operations from before there was a payload mean the head of the parent. */
-function sourceOf(operation: OperationRow, work: TimelineWork): CreateBranchPayload {
-  const { parentTimelineId, lsn } = operation.payload as Partial<CreateBranchPayload>;
-  const source = parentTimelineId ?? work.parentTimelineId;
-  if (source === null) throw new AppError('unprocessable', 'the branch has no parent');
-  return { parentTimelineId: source, ...(lsn !== undefined && { lsn }) };
+function payloadOf(operation: OperationRow, work: TimelineWork): CreateBranchPayload {
+  const payload = operation.payload as Partial<CreateBranchPayload>;
+  const parentTimelineId = payload.parentTimelineId ?? work.parentTimelineId;
+  if (parentTimelineId === null) throw new AppError('unprocessable', 'the branch has no parent');
+  return { ...payload, parentTimelineId };
 }

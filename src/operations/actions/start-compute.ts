@@ -8,10 +8,14 @@ import {
   endpointActive,
   endpointIs,
   recordFacts,
+  roleNames,
   settlePending,
   type ComputeWork,
 } from '../../catalog/transitions.ts';
+import type { RolesAndDatabases } from '../../compute/types.ts';
 import { AppError, isAppError } from '../../lib/errors.ts';
+import { newPassword } from '../../lib/ids.ts';
+import { buildVerifier } from '../../postgres/wire/scram.ts';
 import type { Action } from '../types.ts';
 import { computeSpec, endpointOf, pendingChanges, type ActionContext } from './context.ts';
 
@@ -28,7 +32,7 @@ export function startCompute(context: ActionContext): Action {
       }
       const applied = await startAnyway(context, work);
       // A new branch's rows are a copy of what its parent's said; SQL may have changed the parent a moment before.
-      const facts = work.factsDue ? await supervisor.rolesAndDatabases(endpointId) : undefined;
+      const facts = work.factsDue ? await firstFacts(context, work) : undefined;
       return {
         transition: async (tx) => {
           await settlePending(tx, work.branchId, applied);
@@ -47,6 +51,26 @@ export function startCompute(context: ActionContext): Action {
       return { transition: (tx) => endpointIs(tx, endpointId, 'idle') };
     },
   };
+}
+
+/**
+ * What the data says of roles and databases. In a child of a protected branch, a role that the rows do not know still has
+ * the password of the parent; nobody can log in as one that the rows do not know, so there is time to take it away.
+ */
+async function firstFacts(context: ActionContext, work: ComputeWork): Promise<RolesAndDatabases> {
+  const { catalog, supervisor } = context;
+  const facts = await supervisor.rolesAndDatabases(work.endpointId);
+  if (!work.parentProtected) return facts;
+  const known = await roleNames(catalog, work.branchId);
+  const strangers = facts.roles.filter(({ name, verifier }) => verifier !== null && !known.has(name));
+  if (strangers.length === 0) return facts;
+  const changes = strangers.map(async ({ name }) => ({
+    kind: 'set_verifier' as const,
+    name,
+    verifier: await buildVerifier(newPassword()),
+  }));
+  await supervisor.applyChanges(work.endpointId, await Promise.all(changes));
+  return supervisor.rolesAndDatabases(work.endpointId);
 }
 
 /**
