@@ -121,7 +121,7 @@ function client(baseUrl, key) {
   }
 
   const suspend = (at) => change('POST', `/projects/${at.projectId}/endpoints/${at.endpointId}/suspend`);
-  const deleteBranch = (at) => change('DELETE', `/projects/${at.projectId}/branches/${at.branchId}`);
+  const deleteBranch = (at) => change('DELETE', `/projects/${at.projectId}/branches/${at.branchId}?hard_delete=true`);
   const requestBranch = (at, endpoints = [{ type: 'read_write' }]) =>
     call('POST', `/projects/${at.projectId}/branches`, { branch: { parent_id: at.branchId }, endpoints });
 

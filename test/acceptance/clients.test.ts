@@ -273,9 +273,8 @@ describe('sleep, wake, restart', () => {
     await ballast.start();
     expect(await scalar(place.uri, 'select n from kept')).toBe(1);
     await ballast.api.call('DELETE', `/projects/${place.projectId}`);
-    await waitFor('its directories to go', async () =>
-      (await ballast.timelineDirectories()).every((directory) => !directory.startsWith(place.projectId)),
-    );
     await expect(scalar(place.uri, 'select 1')).rejects.toThrow();
+    await ballast.api.call('POST', `/projects/${place.projectId}/recover`);
+    expect(await scalar(place.uri, 'select n from kept')).toBe(1);
   });
 });

@@ -102,14 +102,19 @@ async function expectConverged(): Promise<void> {
     );
     expect(bad).toEqual([]);
   }
-  const wanted = known.branches.map((branch) => `${branch.projectId}/${branch.id}`).toSorted();
+  // A branch that was restored has a timeline of another name, so they are counted. Deleted projects keep their data.
+  const wanted = known.branches.map((branch) => branch.projectId).toSorted();
   const poll = { timeout: 30_000, interval: 50 };
-  await expect.poll(async () => (await ballast.timelineDirectories()).toSorted(), poll).toEqual(wanted);
-  const active = known.endpoints
-    .filter((endpoint) => endpoint.state === 'active')
-    .map((endpoint) => `${endpoint.projectId}/${endpoint.branchId}`)
-    .toSorted();
-  await expect.poll(runningTimelines, poll).toEqual(active);
+  const there = async () => {
+    const { projects } = await ballast.api.call('GET', '/projects?recoverable=true&limit=400');
+    const deleted = new Set((projects as { id: string }[]).map(({ id }) => id));
+    const owners = (await ballast.timelineDirectories()).map((directory) => directory.split('/')[0]!);
+    return owners.filter((id) => !deleted.has(id)).toSorted();
+  };
+  await expect.poll(there, poll).toEqual(wanted);
+  const active = known.endpoints.filter((endpoint) => endpoint.state === 'active');
+  const running = async () => (await runningTimelines()).map((timeline) => timeline.split('/')[0]!).toSorted();
+  await expect.poll(running, poll).toEqual(active.map((endpoint) => endpoint.projectId).toSorted());
 }
 
 async function expectCommitted(): Promise<void> {
@@ -150,7 +155,20 @@ const ACTIONS: Record<string, () => Promise<() => Promise<unknown>>> = {
   'delete branch': async () => {
     const created = await newBranch();
     await ballast.api.settle(created);
-    return () => ballast.api.call('DELETE', `${branchesPath()}/${created.branch.id}`);
+    return () => ballast.api.call('DELETE', `${branchesPath()}/${created.branch.id}?hard_delete=true`);
+  },
+  'reset branch': async () => {
+    const created = await newBranch();
+    await ballast.api.settle(created);
+    await commit();
+    return () => ballast.api.call('POST', `${branchesPath()}/${created.branch.id}/reset_to_parent`);
+  },
+  'restore branch': async () => {
+    const created = await newBranch();
+    await ballast.api.settle(created);
+    const { id, parent_lsn: lsn } = (await ballast.api.call('GET', `${branchesPath()}/${created.branch.id}`)).branch;
+    const body = { source_branch_id: id, source_lsn: lsn, preserve_under_name: `before ${id}` };
+    return () => ballast.api.call('POST', `${branchesPath()}/${id}/restore`, body);
   },
   'delete project': async () => {
     const place = await ballast.api.createProject({ name: 'goner' });
@@ -201,6 +219,15 @@ test('after all that it stops cleanly and starts again', async () => {
   await expectConverged();
 });
 
+/** One that was restored is a child of its backup. */
+async function removeBranch(id: string): Promise<void> {
+  const { branches } = await ballast.api.call('GET', `${branchesPath()}?limit=1000`);
+  for (const child of branches as { id: string; parent_id?: string }[]) {
+    if (child.parent_id === id) await removeBranch(child.id);
+  }
+  await ballast.api.callAndSettle('DELETE', `${branchesPath()}/${id}?hard_delete=true`);
+}
+
 /** Everything but the parent, so that the rounds stay short. */
 async function removeNewcomers(): Promise<void> {
   const { projects } = await ballast.api.call('GET', '/projects?limit=400');
@@ -209,7 +236,7 @@ async function removeNewcomers(): Promise<void> {
   }
   const { branches } = await ballast.api.call('GET', `${branchesPath()}?limit=1000`);
   for (const { id } of branches as { id: string }[]) {
-    if (id !== parent.branchId) await ballast.api.callAndSettle('DELETE', `${branchesPath()}/${id}`);
+    if (id !== parent.branchId) await removeBranch(id);
   }
   await expectConverged();
 }
