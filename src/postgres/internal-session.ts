@@ -27,10 +27,10 @@ export interface InternalSession {
   close(): Promise<void>;
 }
 
+/** Anybody may set these for a session of their own. */
 const PINNED_OPTIONS = [
   'search_path=pg_catalog,pg_temp',
   'local_preload_libraries=',
-  'session_preload_libraries=',
   'role=none',
   'statement_timeout=0',
   'lock_timeout=0',
@@ -45,16 +45,22 @@ const PINNED_OPTIONS = [
   'DateStyle=ISO',
   'TimeZone=UTC',
   'bytea_output=hex',
+] as const;
+
+/** Only superusers set these, so no tenant has changed them for others. */
+const SUPERUSER_OPTIONS = [
+  'session_preload_libraries=',
   'log_statement=none',
   'log_min_duration_statement=-1',
 ] as const;
 
-/** Unknown to earlier majors. */
-const PINNED_OPTIONS_17 = ['event_triggers=off', 'transaction_timeout=0'] as const;
-
 /** As the startup parameter `options` takes them. */
-export function pinnedOptions(major: number): string {
-  const pinned = major >= 17 ? [...PINNED_OPTIONS, ...PINNED_OPTIONS_17] : PINNED_OPTIONS;
+export function pinnedOptions(major: number, login: 'superuser' | 'other' = 'superuser'): string {
+  const pinned: string[] = [...PINNED_OPTIONS];
+  if (login === 'superuser') pinned.push(...SUPERUSER_OPTIONS);
+  // Unknown to earlier majors.
+  if (major >= 17) pinned.push('transaction_timeout=0');
+  if (major >= 17 && login === 'superuser') pinned.push('event_triggers=off');
   return pinned.map((option) => `-c ${option}`).join(' ');
 }
 
