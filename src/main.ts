@@ -33,6 +33,7 @@ import { createBackground } from './operations/background.ts';
 import { createQueue, type RunnerQueue } from './operations/queue.ts';
 import { Runner } from './operations/runner.ts';
 import { prepareExtensions, preloadLibraries } from './postgres/extensions.ts';
+import { createPastComputes, type PastComputes } from './past-computes.ts';
 import { createInstallations } from './postgres/installations.ts';
 import type { Installations } from './postgres/types.ts';
 import { loadCertificates } from './proxy/certificates.ts';
@@ -116,6 +117,7 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
   const storage = await createStorage({ home, installations, logger, findLivePostgres: live.find });
   const pool = await storage.poolStatus();
   const supervisor = live.watch(createSupervisor({ home, storage, installations, logger }));
+  const past = createPastComputes({ supervisor, storage, logger });
   const queue = createQueue({ catalog: catalog.work });
   stops.push({ what: 'queue', run: async () => queue.close() });
   const proxyClosing: Parts['proxyClosing'] = {};
@@ -127,6 +129,7 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
     installations,
     storage,
     supervisor,
+    past,
     queue,
     catalog,
     live,
@@ -156,6 +159,7 @@ interface Parts {
   installations: Installations;
   storage: Storage;
   supervisor: Supervisor;
+  past: PastComputes;
   queue: RunnerQueue;
   catalog: Catalogs;
   live: LiveTimelines;
@@ -221,7 +225,7 @@ async function ensureFirstKey(catalog: CatalogDatabase, home: Home): Promise<voi
 
 /** Recovers what a crash left, then starts the runner and the reconcilers. */
 async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
-  const { config, nodeId, storage, supervisor, queue, catalog, live, logger, stops } = parts;
+  const { config, nodeId, storage, supervisor, past, queue, catalog, live, logger, stops } = parts;
   const { work } = catalog;
   const background = createBackground({ logger });
   const syncedFingerprints = new Map<string, string>();
@@ -229,7 +233,7 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
   const common = { catalog: work, queue, supervisor, storage, nodeId, logger, activity, syncedFingerprints };
   const roles = followRoles(common);
   const space = watchSpace(common);
-  const recover = createRecover(common);
+  const recover = createRecover({ ...common, isTemporary: (endpointId) => past.holds(endpointId) });
   const access = createProxyAccess({
     catalog: work,
     queue,
@@ -239,6 +243,11 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
       onceStarted: onceStarted(supervisor),
       noteConnections: (endpointId, open) => supervisor.noteConnections(endpointId, open),
       refreshRoles: (endpointId) => roles.check(endpointId, AbortSignal.timeout(ROLE_CHECK_WITHIN_MS)),
+      past: {
+        reach: ({ projectNumber, ...branch }, query, window, how) =>
+          past.reach({ ...branch, owner: ownerOf(config, projectNumber) }, query, window, how),
+        noteConnections: (timeline, open) => past.noteConnections(timeline, open),
+      },
     },
   });
   const actions = createActions({
@@ -252,6 +261,7 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
   const runner = new Runner({ ...common, actions, onEnded: (row) => access.invalidate(row.projectId) });
 
   stops.push({ what: 'computes', run: () => stopComputes(work, supervisor) });
+  stops.push({ what: 'computes in the past', run: () => past.close() });
   await live.learn(work, await supervisor.adopt());
   supervisor.onExit(
     (endpointId) =>

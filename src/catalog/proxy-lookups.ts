@@ -1,10 +1,13 @@
 /**
  * What the proxy asks for each connection: few columns, named statements.
  */
-import type { EndpointRow, OperationAction, Queryable } from './types.ts';
+import type { EndpointRow, EndpointType, OperationAction, Queryable } from './types.ts';
 
 export interface EndpointLookup {
   endpointId: string;
+  type: EndpointType;
+  /** Of the same branch. */
+  readWriteEndpointId: string | null;
   projectId: string;
   branchId: string;
   disabled: boolean;
@@ -14,17 +17,77 @@ export interface EndpointLookup {
   blockPublicConnections: boolean;
 }
 
+const LOOKUP = `
+     select e.id as endpoint_id, e.type, b.project_id, b.id as branch_id, coalesce(e.disabled, false) as disabled, b.protected,
+       (select w.id from endpoints w where w.branch_id = b.id and w.type = 'read_write' and w.deleted_at is null)
+         as read_write_endpoint_id,
+       coalesce(p.settings #> '{allowed_ips,ips}', '[]') as allowed_ips,
+       coalesce((p.settings #>> '{allowed_ips,protected_branches_only}')::boolean, false) as protected_branches_only,
+       coalesce((p.settings ->> 'block_public_connections')::boolean, false) as block_public_connections`;
+
 /** Undefined for what is deleted, its branch and its project included. */
 export async function lookUpEndpoint(db: Queryable, endpointId: string): Promise<EndpointLookup | undefined> {
   const [row] = await db.query<EndpointLookup>(
-    `select e.id as endpoint_id, e.project_id, e.branch_id, e.disabled, b.protected,
-       coalesce(p.settings #> '{allowed_ips,ips}', '[]') as allowed_ips,
-       coalesce((p.settings #>> '{allowed_ips,protected_branches_only}')::boolean, false) as protected_branches_only,
-       coalesce((p.settings ->> 'block_public_connections')::boolean, false) as block_public_connections
-     from endpoints e join branches b on b.id = e.branch_id join projects p on p.id = e.project_id
+    `${LOOKUP} from endpoints e join branches b on b.id = e.branch_id join projects p on p.id = e.project_id
      where e.id = $1 and e.deleted_at is null and b.deleted_at is null and p.deleted_at is null`,
     [endpointId],
     'proxy_endpoint',
+  );
+  return row;
+}
+
+/** The oldest endpoint of the branch that is of the type. */
+export async function lookUpBranchEndpoint(
+  db: Queryable,
+  branchId: string,
+  type: EndpointType,
+): Promise<EndpointLookup | undefined> {
+  const [row] = await db.query<EndpointLookup>(
+    `${LOOKUP} from endpoints e join branches b on b.id = e.branch_id join projects p on p.id = e.project_id
+     where b.id = $1 and e.type = $2 and e.deleted_at is null and b.deleted_at is null and p.deleted_at is null
+     order by e.created_at, e.id limit 1`,
+    [branchId, type],
+    'proxy_branch_endpoint',
+  );
+  return row;
+}
+
+/** The branch of an endpoint or branch id, as an endpoint of its past, which no endpoint stands for. */
+export async function lookUpPast(db: Queryable, id: string): Promise<Omit<EndpointLookup, 'type'> | undefined> {
+  const [row] = await db.query<Omit<EndpointLookup, 'type'>>(
+    `select found.branch_id as endpoint_id, found.project_id, found.branch_id, found.disabled, found.protected,
+       found.read_write_endpoint_id, found.allowed_ips, found.protected_branches_only, found.block_public_connections
+     from (${LOOKUP}
+       from branches b join projects p on p.id = b.project_id
+       left join endpoints e on e.id = $1 and e.branch_id = b.id and e.deleted_at is null
+       where (b.id = $1 or e.id = $1) and b.deleted_at is null and p.deleted_at is null) found`,
+    [id],
+    'proxy_past',
+  );
+  return row;
+}
+
+/** What it takes to start a compute in the past of a branch. */
+export interface PastWork {
+  projectId: string;
+  projectNumber: number;
+  timelineId: string;
+  pgVersion: number;
+  historyRetentionSeconds: number;
+  /** Of the read-write endpoint. */
+  minCu: number | null;
+  maxCu: number | null;
+}
+
+export async function pastWork(db: Queryable, branchId: string): Promise<PastWork | undefined> {
+  const [row] = await db.query<PastWork>(
+    `select b.project_id, p.number as project_number, b.timeline_id, p.pg_version, p.history_retention_seconds,
+       e.autoscaling_limit_min_cu as min_cu, e.autoscaling_limit_max_cu as max_cu
+     from branches b join projects p on p.id = b.project_id
+     left join endpoints e on e.branch_id = b.id and e.type = 'read_write' and e.deleted_at is null
+     where b.id = $1 and b.deleted_at is null and p.deleted_at is null and b.current_state <> 'init'`,
+    [branchId],
+    'proxy_past_work',
   );
   return row;
 }

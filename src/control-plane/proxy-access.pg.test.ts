@@ -6,7 +6,9 @@ import { createFakeEngine, type FakeEngine } from '../../test/support/fake-engin
 import { makeTestOperations, type TestOperations } from '../../test/support/operations.ts';
 import type { Queryable } from '../catalog/types.ts';
 import { AppError } from '../lib/errors.ts';
+import { newEndpointId } from '../lib/ids.ts';
 import { silentLogger } from '../lib/log.ts';
+import type { HistoryWindow } from '../lib/point.ts';
 import type { OperationQueue } from '../operations/types.ts';
 import {
   createProxyAccess,
@@ -30,6 +32,9 @@ let catalogHangs = false;
 let queries = 0;
 let refreshes = 0;
 let refreshFails = false;
+/** How the past was asked for. */
+let reached: { past: object; query: object; window: HistoryWindow }[] = [];
+let pastOpen: [timelineId: string, open: number][] = [];
 
 const signal = () => AbortSignal.timeout(10_000);
 const operations = () =>
@@ -50,6 +55,7 @@ beforeAll(async () => {
 });
 afterAll(() => db.close());
 beforeEach(async () => {
+  [reached, pastOpen] = [[], []];
   [catalogIsAway, catalogHangs, queries, refreshes, refreshFails] = [false, false, 0, 0, false];
   engine = createFakeEngine();
   work = makeTestOperations({ catalog: db.catalog, engine, onEnded: (row) => access.invalidate(row.projectId) });
@@ -81,6 +87,13 @@ beforeEach(async () => {
         if (refreshFails) throw new AppError('unavailable', 'away');
         return true;
       },
+      past: {
+        reach: async (past, query, window) => {
+          reached.push({ past, query, window });
+          return { socketDirectory: '/sockets/past', port: 5432 };
+        },
+        noteConnections: ({ timelineId }, open) => void pastOpen.push([timelineId, open]),
+      },
     },
   });
   await work.runner.start();
@@ -95,6 +108,69 @@ beforeEach(async () => {
   ]);
 });
 afterEach(() => work.stop());
+
+describe('other endpoints of a branch', () => {
+  const replica = async (): Promise<string> => {
+    const id = newEndpointId();
+    await db.catalog.query(
+      `insert into endpoints (id, project_id, branch_id, type, current_state, autoscaling_limit_min_cu, autoscaling_limit_max_cu,
+         suspend_timeout_seconds, region_id) values ($1, $2, $3, 'read_only', 'idle', 0.25, 0.25, 0, 'local')`,
+      [id, branch.projectId, branch.branchId],
+    );
+    return id;
+  };
+
+  test('a branch id stands for its read-write endpoint, a type for the one of it', async () => {
+    expect(await access.endpoint(branch.branchId)).toEqual(await known());
+    expect(await access.endpoint(branch.branchId, { type: 'read_only' })).toBeUndefined();
+    access.invalidate(branch.projectId);
+    const id = await replica();
+    expect(await access.endpoint(branch.branchId, { type: 'read_only' })).toMatchObject({ endpointId: id });
+    expect(await access.endpoint(branch.endpointId, { type: 'read_only' })).toMatchObject({ endpointId: id });
+    expect(await access.endpoint(id, { type: 'read_write' })).toEqual(await known());
+    expect(await access.endpoint('br-none-such-12345678')).toBeUndefined();
+  });
+
+  test('roles of a replica are compared where they are changed', async () => {
+    const id = await replica();
+    const endpoint = (await access.endpoint(id))!;
+    expect(endpoint.readWriteEndpointId).toBe(branch.endpointId);
+    expect(await access.refreshVerifiers(endpoint)).toBe(false);
+    await access.wake(await known(), { signal: AbortSignal.timeout(5_000) });
+    await access.refreshVerifiers(endpoint);
+    expect(refreshes).toBe(1);
+  });
+
+  test('a point in the past is reached in the data that the branch has now', async () => {
+    const point = { kind: 'lsn', lsn: '0/16B3748' } as const;
+    await db.catalog.query(`update branches set timeline_id = 'tl-restored' where id = $1`, [branch.branchId]);
+    const signal = AbortSignal.timeout(5_000);
+    for (const name of [branch.branchId, branch.endpointId]) {
+      const endpoint = (await access.endpoint(name, { point }))!;
+      expect(endpoint).toMatchObject({ endpointId: branch.branchId, branchId: branch.branchId, point });
+      access.noteConnections(endpoint, 1);
+      expect(await access.wake(endpoint, { signal })).toEqual({ path: '/sockets/past/.s.PGSQL.5432' });
+    }
+    const { projectId } = branch;
+    expect(reached[0]).toMatchObject({
+      past: { projectId, timelineId: 'tl-restored', pgVersion: 17, size: { minCu: 0.25, maxCu: 0.25 } },
+      query: point,
+    });
+    const { window } = reached[0]!;
+    expect(window.nowMs - window.startMs).toBe(86_400_000);
+    expect(pastOpen).toContainEqual(['tl-restored', 1]);
+    expect(await operations()).toEqual([]);
+  });
+
+  test('a disabled endpoint has no past, a deleted branch none', async () => {
+    const point = { kind: 'lsn', lsn: '0/16B3748' } as const;
+    await db.catalog.query('update endpoints set disabled = true where id = $1', [branch.endpointId]);
+    expect(await access.endpoint(branch.endpointId, { point })).toMatchObject({ disabled: true });
+    await db.catalog.query('update branches set deleted_at = now() where id = $1', [branch.branchId]);
+    access.invalidate(branch.projectId);
+    expect(await access.endpoint(branch.endpointId, { point })).toBeUndefined();
+  });
+});
 
 const known = async (): Promise<ProxyEndpoint> => (await access.endpoint(branch.endpointId))!;
 

@@ -10,7 +10,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { CatalogDatabase } from '../catalog/database.ts';
 import {
   lockForWake,
+  lookUpBranchEndpoint,
   lookUpEndpoint,
+  lookUpPast,
   lookUpVerifier,
   markWaking,
   type EndpointLookup,
@@ -20,9 +22,11 @@ import { AppError, isAppError } from '../lib/errors.ts';
 import type { Logger } from '../lib/log.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
 import type { OperationQueue } from '../operations/types.ts';
+import type { HistoryWindow, PointQuery } from '../lib/point.ts';
+import { createPastAccess } from './proxy-past.ts';
 import { createRefreshes } from './proxy-refreshes.ts';
 import { createRecall } from './proxy-recall.ts';
-import type { ProxyAccess, ProxyEndpoint, SocketAddress } from './proxy-access.types.ts';
+import type { EndpointChoice, ProxyAccess, ProxyEndpoint, SocketAddress } from './proxy-access.types.ts';
 
 /** The engine as the proxy's side needs it; main.ts connects it. */
 export interface ComputeFacts {
@@ -33,6 +37,27 @@ export interface ComputeFacts {
   noteConnections(endpointId: string, open: number): void;
   /** Compares roles inside a running compute with the rows; true when the rows were changed. */
   refreshRoles(endpointId: string): Promise<boolean>;
+  past: PastFacts;
+}
+
+/** Computes that stand at a point of a branch's history. */
+export interface PastFacts {
+  /** Throws AppError with a text for people. */
+  reach(
+    branch: PastBranch,
+    query: PointQuery,
+    window: HistoryWindow,
+    options: { stale?: { socketDirectory: string; port: number } },
+  ): Promise<{ socketDirectory: string; port: number }>;
+  noteConnections(timeline: { projectId: string; timelineId: string }, open: number): void;
+}
+
+export interface PastBranch {
+  projectId: string;
+  projectNumber: number;
+  timelineId: string;
+  pgVersion: number;
+  size?: { minCu: number; maxCu: number };
 }
 
 export interface ProxyAccessDependencies {
@@ -73,22 +98,28 @@ export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyA
 
   const running = (endpointId: string): SocketAddress | undefined => {
     const address = compute.address(endpointId);
-    return address && { path: `${address.socketDirectory}/.s.PGSQL.${address.port}` };
+    return address && socketOf(address);
   };
+  const past = createPastAccess(dependencies);
 
   return {
-    endpoint: (endpointId) =>
-      endpoints.get(endpointId, async () => {
-        const row = await lookUpEndpoint(catalog, endpointId);
+    endpoint: async (name, choice = {}) => {
+      const { point, type } = choice;
+      const key = [name, point ? 'past' : (type ?? '')].join(' ');
+      const found = await endpoints.get(key, async () => {
+        const row = await lookUp(catalog, name, choice);
         return { value: row && toProxyEndpoint(row), group: row?.projectId };
-      }),
+      });
+      return found && point ? { ...found, point } : found;
+    },
     verifier: ({ branchId, projectId }, role) =>
       verifiers.get(`${branchId}/${role}`, async () => {
         const verifier = await lookUpVerifier(catalog, branchId, role);
         return { value: verifier?.startsWith('SCRAM-SHA-256$') ? verifier : undefined, group: projectId };
       }),
-    refreshVerifiers: async ({ endpointId, projectId }, options) => {
-      if (!compute.address(endpointId)) return false;
+    refreshVerifiers: async ({ endpointId: own, readWriteEndpointId, projectId }, options) => {
+      const endpointId = readWriteEndpointId === undefined ? own : readWriteEndpointId;
+      if (endpointId === null || !compute.address(endpointId)) return false;
       const askedMs = performance.now();
       const changed = await refreshes.ask(endpointId, options?.fresh === true);
       if (changed) verifiers.invalidate(projectId);
@@ -97,6 +128,7 @@ export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyA
     },
     wake: async (endpoint, { signal, stale }) => {
       if (endpoint.disabled) throw new AppError('forbidden', ENDPOINT_DISABLED);
+      if (endpoint.point) return abortable(past.reach(endpoint, endpoint.point, stale), signal);
       let unusable = stale?.path;
       for (let round = 0; round < WAKE_ROUNDS; round += 1) {
         const address = running(endpoint.endpointId);
@@ -112,7 +144,8 @@ export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyA
       }
       throw new AppError('unavailable', COMPUTE_UNREACHABLE);
     },
-    noteConnections: ({ endpointId }, open) => compute.noteConnections(endpointId, open),
+    noteConnections: (endpoint, open) =>
+      endpoint.point ? past.noteConnections(endpoint, open) : compute.noteConnections(endpoint.endpointId, open),
     invalidate: (projectId) => {
       if (invalidatedAtMs.size >= MAX_PROJECTS_KEPT) invalidatedAtMs.clear();
       invalidatedAtMs.set(projectId, performance.now());
@@ -120,6 +153,27 @@ export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyA
       verifiers.invalidate(projectId);
     },
   };
+}
+
+const socketOf = (address: { socketDirectory: string; port: number }): SocketAddress => ({
+  path: `${address.socketDirectory}/.s.PGSQL.${address.port}`,
+});
+
+const isBranchId = (name: string): boolean => name.startsWith('br-');
+
+type Lookup = Omit<EndpointLookup, 'type'> & { type?: EndpointLookup['type'] };
+
+/** A branch stands for its read-write endpoint, and a type for the one of it that has it. */
+async function lookUp(
+  catalog: ProxyAccessDependencies['catalog'],
+  name: string,
+  { point, type }: EndpointChoice,
+): Promise<Lookup | undefined> {
+  if (point) return lookUpPast(catalog, name);
+  if (isBranchId(name)) return lookUpBranchEndpoint(catalog, name, type ?? 'read_write');
+  const row = await lookUpEndpoint(catalog, name);
+  if (!row || type === undefined || row.type === type) return row;
+  return lookUpBranchEndpoint(catalog, row.branchId, type);
 }
 
 /** Never throws: whoever logs in is then judged by what is known. */
@@ -205,8 +259,8 @@ async function startOperation(
   return result.id;
 }
 
-function toProxyEndpoint(row: EndpointLookup): ProxyEndpoint {
-  const { endpointId, projectId, branchId, disabled, blockPublicConnections } = row;
+function toProxyEndpoint(row: Lookup): ProxyEndpoint {
+  const { endpointId, projectId, branchId, disabled, blockPublicConnections, type, readWriteEndpointId } = row;
   const applies = !row.protectedBranchesOnly || row.protected;
   return {
     endpointId,
@@ -215,6 +269,7 @@ function toProxyEndpoint(row: EndpointLookup): ProxyEndpoint {
     disabled,
     allowedIps: applies ? row.allowedIps : [],
     blockPublicConnections,
+    ...(type !== 'read_write' && { readWriteEndpointId }),
   };
 }
 

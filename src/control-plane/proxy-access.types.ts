@@ -1,7 +1,10 @@
 /**
  * The proxy's only door to the control plane. The proxy knows nothing else of Ballast.
  */
+import type { PointQuery } from '../lib/point.ts';
+
 export interface ProxyEndpoint {
+  /** Of a connection to the past: the branch's id. */
   endpointId: string;
   projectId: string;
   branchId: string;
@@ -9,6 +12,21 @@ export interface ProxyEndpoint {
   /** Single addresses, CIDR or `a-b` ranges; empty: all may connect. */
   allowedIps: readonly string[];
   blockPublicConnections: boolean;
+  /** Where roles are changed; null: nowhere now. Undefined: the endpoint is itself the read-write one of its branch. */
+  readWriteEndpointId?: string | null;
+  /** Undefined: the present. */
+  point?: PastPoint;
+}
+
+export type PastPoint = Exclude<PointQuery, { kind: 'head' }>;
+
+export type EndpointType = 'read_write' | 'read_only';
+
+/** What a client may say beside the name. */
+export interface EndpointChoice {
+  point?: PastPoint;
+  /** One of the same branch that is of this type. */
+  type?: EndpointType;
 }
 
 export interface SocketAddress {
@@ -20,8 +38,11 @@ export interface SocketAddress {
  * All answers come from memory where they can: a catalog outage must not stop connections to known endpoints.
  */
 export interface ProxyAccess {
-  /** Takes an endpoint id (without `-pooler`). Undefined: no such endpoint. Never wakes anything. */
-  endpoint(endpointId: string): Promise<ProxyEndpoint | undefined>;
+  /**
+   * Takes the id of an endpoint, or of a branch, which stands for its read-write endpoint (without `-pooler`).
+   * Undefined: no such endpoint. Never wakes anything.
+   */
+  endpoint(name: string, choice?: EndpointChoice): Promise<ProxyEndpoint | undefined>;
   /** The role's SCRAM verifier on that branch; undefined: no such role, or it cannot log in with a password. */
   verifier(endpoint: ProxyEndpoint, role: string): Promise<string | undefined>;
   /**
@@ -31,6 +52,7 @@ export interface ProxyAccess {
    */
   refreshVerifiers(endpoint: ProxyEndpoint, options?: { fresh?: boolean }): Promise<boolean>;
   /**
+   * Of an endpoint with a point: the address of a compute that stands there.
    * Address of the running compute, waking it first when it sleeps; waits out a suspend, a create or a restart.
    * `stale` is an address that just refused a connection. Throws AppError with a text for the client.
    */

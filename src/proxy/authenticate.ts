@@ -4,7 +4,7 @@
  *
  * Roles that do not exist go through the same exchange as others and fail at its end. Nothing here wakes a compute.
  */
-import type { ProxyAccess, ProxyEndpoint } from '../control-plane/proxy-access.types.ts';
+import type { EndpointChoice, ProxyAccess, ProxyEndpoint } from '../control-plane/proxy-access.types.ts';
 import {
   AUTHENTICATION,
   FRONTEND,
@@ -38,6 +38,7 @@ export interface AuthenticateOptions {
   send: (bytes: Buffer) => void;
   /** Undefined: the client has to name it with the password. */
   endpointId: string | undefined;
+  choice: EndpointChoice;
   role: string;
   address: string;
   /** For channel binding; undefined without TLS. */
@@ -77,10 +78,10 @@ export async function authenticate(options: AuthenticateOptions): Promise<Authen
 }
 
 async function findEndpoint(
-  { access, address, reader }: AuthenticateOptions,
+  { access, address, choice, reader }: AuthenticateOptions,
   endpointId: string,
 ): Promise<ProxyEndpoint> {
-  const endpoint = await untilAborted(access.endpoint(endpointId), reader.closed);
+  const endpoint = await untilAborted(access.endpoint(endpointId, choice), reader.closed);
   if (!endpoint) throw refusals.unknownEndpoint();
   // Before the password: addresses that are shut out cannot even guess.
   checkAddress(endpoint, address);

@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import {
   checkEndpointName,
   chooseEndpoint,
+  endpointChoice,
   endpointFromServerName,
   parseStartupOptions,
   splitPasswordPrefix,
@@ -59,7 +60,7 @@ describe('choice', () => {
     expect(chooseEndpoint(undefined, undefined)).toBeUndefined();
   });
 
-  test('refuses what contradicts, what is no id and what is a branch', () => {
+  test('refuses what contradicts and what is no id; a branch is one', () => {
     expect(() => chooseEndpoint('ep-a', 'ep-b')).toThrow(
       "Inconsistent project name inferred from SNI ('ep-a') and project option ('ep-b').",
     );
@@ -67,7 +68,34 @@ describe('choice', () => {
       "Project name ('x'; drop') must contain only alphanumeric characters and hyphen.",
     );
     expect(() => checkEndpointName('')).toThrow('must contain only');
-    expect(() => checkEndpointName('br-quiet-river-12345678')).toThrow('not supported yet');
+    expect(checkEndpointName('br-quiet-river-12345678-pooler')).toBe('br-quiet-river-12345678');
+  });
+});
+
+describe('options', () => {
+  const choose = (options: string) => endpointChoice(parseStartupOptions(options).extensions);
+
+  test.each([
+    ['', {}],
+    ['neon_endpoint_type:read_only', { type: 'read_only' }],
+    ['neon_lsn:0/16b3748', { point: { kind: 'lsn', lsn: '0/16B3748' } }],
+    ['neon_timestamp:2026-01-16T21:02:04Z', { point: { kind: 'time', time: '2026-01-16T21:02:04.000000Z' } }],
+    [
+      'neon_timestamp:2026-01-16\\ 21:02:04.123456+02',
+      { point: { kind: 'time', time: '2026-01-16T19:02:04.123456Z' } },
+    ],
+  ])('%s', (options, choice) => {
+    expect(choose(options)).toEqual(choice);
+  });
+
+  test.each([
+    ['neon_lsn:head', "must be an LSN such as 0/16B3748, not 'head'"],
+    ['neon_timestamp:yesterday', "not 'yesterday'"],
+    ['neon_timestamp:2026-01-16T21:02:04', 'must be a time with a time zone'],
+    ['neon_lsn:0/1 neon_timestamp:2026-01-16T21:02:04Z', 'cannot be used together'],
+    ['neon_endpoint_type:any', 'must be read_write or read_only'],
+  ])('%s is refused', (options, text) => {
+    expect(() => choose(options)).toThrow(text);
   });
 });
 

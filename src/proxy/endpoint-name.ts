@@ -5,11 +5,13 @@
  * direct session connection for now. Options: exactly one `endpoint=<id>` (or `project=<id>`) among tokens separated
  * by unescaped white space; several count as none.
  */
+import type { EndpointChoice, PastPoint } from '../control-plane/proxy-access.types.ts';
+import { parseLsn } from '../lib/lsn.ts';
+import { parseTime } from '../lib/point.ts';
 import { refusals } from './refusal.ts';
 
 const RESERVED_LABELS = new Set(['api', 'apiauth']);
 const ROUTING_SUFFIXES = ['-pooler', '-local-proxy'];
-const BRANCH_ID = /^br-/;
 const MAX_NAME_LENGTH = 63;
 
 /** Undefined when the name says nothing about an endpoint. */
@@ -68,11 +70,35 @@ export function chooseEndpoint(fromServerName: string | undefined, fromOptions: 
   return chosen === undefined ? undefined : checkEndpointName(chosen);
 }
 
-/** Throws Refusal when it cannot be an endpoint id. */
+/** What the `neon_…` options say about the endpoint. Throws Refusal. */
+export function endpointChoice(extensions: ReadonlyMap<string, string>): EndpointChoice {
+  const type = extensions.get('neon_endpoint_type');
+  if (type !== undefined && type !== 'read_write' && type !== 'read_only') throw refusals.endpointType(type);
+  const point = pastPoint(extensions.get('neon_lsn'), extensions.get('neon_timestamp'));
+  return { ...(type !== undefined && { type }), ...(point && { point }) };
+}
+
+function pastPoint(lsn: string | undefined, timestamp: string | undefined): PastPoint | undefined {
+  if (lsn !== undefined && timestamp !== undefined) throw refusals.twoPoints();
+  if (lsn !== undefined) {
+    try {
+      parseLsn(lsn);
+    } catch {
+      throw refusals.malformedPoint('neon_lsn', lsn);
+    }
+    return { kind: 'lsn', lsn: lsn.toUpperCase() };
+  }
+  if (timestamp === undefined) return undefined;
+  // White space inside of an option is escaped, as for Postgres.
+  const time = parseTime(timestamp.replaceAll(/\\(.)/gs, '$1'));
+  if (time === undefined) throw refusals.malformedPoint('neon_timestamp', timestamp);
+  return { kind: 'time', time };
+}
+
+/** Throws Refusal when it cannot be the id of an endpoint or a branch. */
 export function checkEndpointName(text: string): string {
   const name = normalise(text);
   if (!/^[A-Za-z0-9-]+$/.test(name) || name.length > MAX_NAME_LENGTH) throw refusals.malformedEndpoint(name);
-  if (BRANCH_ID.test(name)) throw refusals.pointInTime();
   return name;
 }
 

@@ -82,8 +82,9 @@ describe('an endpoint', () => {
       { options: 'endpoint=ep_x' },
       "Project name ('ep_x') must contain only alphanumeric characters and hyphen.",
     ],
-    ['meant as a branch', { options: 'endpoint=br-quiet-river-12345678' }, /not supported yet/],
-    ['at a point in time', { options: 'endpoint=ep-test neon_lsn:0/16B3748' }, /not supported yet/],
+    ['at a point that is none', { options: 'endpoint=ep-test neon_lsn:now' }, /must be an LSN such as/],
+    ['at two points', { options: 'endpoint=ep-test neon_lsn:0/1 neon_timestamp:2026-01-01T00:00:00Z' }, /together/],
+    ['of a strange type', { options: 'endpoint=ep-test neon_endpoint_type:x' }, /read_write or read_only/],
   ])('%s is refused', async (_title, login, message) => {
     const refusal = await failure(running.proxy, login);
     if (typeof message === 'string') expect(refusal.message).toBe(message);
@@ -98,6 +99,19 @@ describe('an endpoint', () => {
     const wrong = await failure(running.proxy, { options: 'endpoint=ep-off', password: 'wrong' });
     expect(wrong.message).toBe("password authentication failed for user 'me'");
     expect(running.wakes).toEqual([]);
+  });
+
+  test('by a branch and a point is looked up, and woken once the password fits', async () => {
+    const branchId = 'br-quiet-river-12345678';
+    running.endpoints.set(branchId, endpointNamed(branchId));
+    const login = { ssl: sni(`${branchId}.localhost`), options: 'neon_timestamp:2026-01-16T21:02:04Z' };
+    const wrong = await failure(running.proxy, { ...login, password: 'wrong' });
+    expect(wrong.message).toBe("password authentication failed for user 'me'");
+    expect(running.wakes).toEqual([]);
+    await failure(running.proxy, login).catch(() => undefined);
+    const point = { kind: 'time', time: '2026-01-16T21:02:04.000000Z' };
+    expect(running.choices.at(-1)).toEqual({ id: branchId, point });
+    expect(running.wakes[0]).toBe(branchId);
   });
 
   test('that does not allow the address says so before it asks for a password', async () => {

@@ -68,12 +68,15 @@ export const refusals = {
       code: '0A000',
       severity: 'FATAL',
     }),
-  pointInTime: () =>
+  twoPoints: () => new Refusal('The options neon_lsn and neon_timestamp cannot be used together.'),
+  malformedPoint: (option: string, value: string) =>
     new Refusal(
-      'Connections to a point in time (a branch ID as host name, or the neon_lsn, neon_timestamp and ' +
-        'neon_endpoint_type options) are not supported yet. Please use the host name of an endpoint.',
-      { code: '0A000' },
+      option === 'neon_lsn'
+        ? `The option neon_lsn must be an LSN such as 0/16B3748, not '${value.slice(0, 60)}'.`
+        : `The option neon_timestamp must be a time with a time zone such as 2026-01-16T21:02:04Z, not '${value.slice(0, 60)}'.`,
     ),
+  endpointType: (value: string) =>
+    new Refusal(`The option neon_endpoint_type must be read_write or read_only, not '${value.slice(0, 60)}'.`),
   physicalReplication: () =>
     new Refusal('physical replication is not available; connect with replication=database for logical replication', {
       code: '0A000',

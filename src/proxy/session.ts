@@ -6,7 +6,7 @@
  */
 import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ProxyEndpoint, SocketAddress } from '../control-plane/proxy-access.types.ts';
+import type { EndpointChoice, ProxyEndpoint, SocketAddress } from '../control-plane/proxy-access.types.ts';
 import { errorMessage } from '../lib/errors.ts';
 import { backendKeyData, negotiateProtocolVersion } from '../postgres/wire/messages.ts';
 import { ProtocolError } from '../postgres/wire/startup.ts';
@@ -17,7 +17,7 @@ import type { Authenticated } from './authenticate.ts';
 import { sendCancel } from './cancel.ts';
 import { ComputeAway, logIn } from './compute-login.ts';
 import type { ComputeSession } from './compute-login.ts';
-import { chooseEndpoint, endpointFromServerName, parseStartupOptions } from './endpoint-name.ts';
+import { chooseEndpoint, endpointChoice, endpointFromServerName, parseStartupOptions } from './endpoint-name.ts';
 import type { StartupOptions } from './endpoint-name.ts';
 import { openConnection } from './opening.ts';
 import type { Opening } from './opening.ts';
@@ -33,8 +33,6 @@ const MAX_REACH_ATTEMPTS = 5;
 const REACH_BACKOFF_MS = 50;
 /** How long a client may take to read why it was refused. */
 const REFUSAL_LINGER_MS = 2_000;
-/** Point-in-time and read-only routing come with other issues. */
-const ROUTING_EXTENSIONS = ['neon_lsn', 'neon_timestamp', 'neon_endpoint_type'];
 
 /** Resolves when the connection is over. Never rejects. */
 export async function serveClient(context: ProxyContext, plain: Socket): Promise<void> {
@@ -125,12 +123,12 @@ async function serveStartup(
   const role = packet.parameters.get('user');
   if (!role) throw refusals.missingUser();
   const options = parseStartupOptions(packet.parameters.get('options'));
-  if (ROUTING_EXTENSIONS.some((name) => options.extensions.has(name))) throw refusals.pointInTime();
+  const choice = endpointChoice(options.extensions);
   const fromServerName = endpointFromServerName(opening.serverName, context.domain);
   const endpointId = chooseEndpoint(fromServerName, options.endpoint);
   const mode = replicationMode(packet.parameters.get('replication'));
 
-  const login = await authenticateOrDelay(context, opening, { endpointId, role, address });
+  const login = await authenticateOrDelay(context, opening, { endpointId, choice, role, address });
   authenticated();
   const release = context.counts.enter(login.endpoint);
   try {
@@ -158,7 +156,7 @@ async function serveStartup(
 async function authenticateOrDelay(
   context: ProxyContext,
   opening: Opening,
-  who: { endpointId: string | undefined; role: string; address: string },
+  who: { endpointId: string | undefined; choice: EndpointChoice; role: string; address: string },
 ): Promise<Authenticated> {
   try {
     return await authenticate({

@@ -19,6 +19,8 @@ export interface RecoverOptions {
   queue: OperationQueue;
   supervisor: Pick<Supervisor, 'running' | 'address' | 'suspend'>;
   storage: Pick<Storage, 'listTimelines' | 'removeGarbage' | 'deleteTimeline'>;
+  /** Computes that no row stands for, and that somebody wants all the same. */
+  isTemporary?(endpointId: string): boolean;
   nodeId: string;
   logger: Logger;
 }
@@ -97,8 +99,8 @@ async function settleRows({ catalog, nodeId, supervisor, logger }: RecoverOption
 }
 
 /** Running computes whose endpoints are unknown, deleted, or idle without an operation under way. */
-async function unwanted({ catalog, supervisor }: RecoverOptions): Promise<string[]> {
-  const running = supervisor.running();
+async function unwanted({ catalog, supervisor, isTemporary }: RecoverOptions): Promise<string[]> {
+  const running = supervisor.running().filter((endpointId) => !isTemporary?.(endpointId));
   const rows = new Map((await endpointsByIds(catalog, running)).map((row) => [row.id, row]));
   return running.filter((endpointId) => {
     const row = rows.get(endpointId);

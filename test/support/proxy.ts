@@ -8,7 +8,12 @@ import type { Socket } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import tls from 'node:tls';
-import type { ProxyAccess, ProxyEndpoint, SocketAddress } from '../../src/control-plane/proxy-access.types.ts';
+import type {
+  EndpointChoice,
+  ProxyAccess,
+  ProxyEndpoint,
+  SocketAddress,
+} from '../../src/control-plane/proxy-access.types.ts';
 import { silentLogger } from '../../src/lib/log.ts';
 import { loadCertificates } from '../../src/proxy/certificates.ts';
 import type { Certificates } from '../../src/proxy/certificates.ts';
@@ -24,6 +29,8 @@ export interface TestProxy {
   verifiers: Map<string, string>;
   /** Endpoint ids, one per call of wake. */
   wakes: string[];
+  /** What was asked for, one per lookup. */
+  choices: ({ id: string } & EndpointChoice)[];
   /** Latest number of open connections, by endpoint id. */
   open: Map<string, number>;
   close(): Promise<void>;
@@ -60,6 +67,7 @@ export async function startTestProxy(options: TestProxyOptions): Promise<TestPro
   const endpoints = new Map([['ep-test', endpointNamed('ep-test')]]);
   const verifiers = new Map<string, string>();
   const wakes: string[] = [];
+  const choices: TestProxy['choices'] = [];
   const open = new Map<string, number>();
   const wake: ProxyAccess['wake'] =
     typeof options.wake === 'string' ? async () => ({ path: options.wake as string }) : options.wake;
@@ -70,7 +78,11 @@ export async function startTestProxy(options: TestProxyOptions): Promise<TestPro
     requireTls: options.requireTls ?? false,
     ...(options.limits && { limits: options.limits }),
     access: {
-      endpoint: async (id) => endpoints.get(id),
+      endpoint: async (id, choice) => {
+        choices.push({ id, ...choice });
+        const found = endpoints.get(id);
+        return found && choice?.point ? { ...found, point: choice.point } : found;
+      },
       verifier: async (_endpoint, role) => verifiers.get(role),
       refreshVerifiers: options.refreshVerifiers ?? (async () => false),
       wake: async (endpoint, how): Promise<SocketAddress> => {
@@ -87,6 +99,7 @@ export async function startTestProxy(options: TestProxyOptions): Promise<TestPro
     endpoints,
     verifiers,
     wakes,
+    choices,
     open,
     close: async () => {
       await proxy.close(0);
