@@ -409,6 +409,7 @@ test('a client that comes during the restore waits for the new data', async () =
       onceStarted: () => () => undefined,
       noteConnections: () => undefined,
       refreshRoles: async () => false,
+      past: { reach: () => Promise.reject(new Error('nobody asks')), noteConnections: () => undefined },
     },
   });
   let release!: () => void;
