@@ -277,7 +277,6 @@ test('412: roles need a read-write endpoint', async () => {
 describe('501', () => {
   test.each([
     ['POST', () => `${branch()}/snapshot`, undefined],
-    ['POST', () => `${branch()}/restore`, { source_branch_id: 'br-none-none-00000000' }],
     ['GET', () => `${branch()}/schema?db_name=neondb`, undefined],
     ['GET', () => `${branch()}/auth`, undefined],
   ] as const)('%s of what later versions bring', async (method, path, body) => {
