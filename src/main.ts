@@ -17,6 +17,7 @@ import type { Supervisor } from './compute/types.ts';
 import type { Config } from './config.ts';
 import { loadDocument } from './contract/document.ts';
 import { createControlPlane } from './control-plane/control-plane.ts';
+import type { SchemaSource } from './control-plane/context.ts';
 import { ensureOwner, makeOwnerKey } from './control-plane/first-start.ts';
 import { DEFAULT_PG_VERSION } from './control-plane/projects.ts';
 import { createProxyAccess, type ProxyAccessWithCaches } from './control-plane/proxy-access.ts';
@@ -32,6 +33,7 @@ import { createActions } from './operations/actions/actions.ts';
 import { createBackground } from './operations/background.ts';
 import { createQueue, type RunnerQueue } from './operations/queue.ts';
 import { Runner } from './operations/runner.ts';
+import { createSchemaReader, type BranchToRead, type SchemaReader } from './schema-reader.ts';
 import { prepareExtensions, preloadLibraries } from './postgres/extensions.ts';
 import { createPastComputes, type PastComputes } from './past-computes.ts';
 import { createInstallations } from './postgres/installations.ts';
@@ -118,6 +120,7 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
   const pool = await storage.poolStatus();
   const supervisor = live.watch(createSupervisor({ home, storage, installations, logger }));
   const past = createPastComputes({ supervisor, storage, logger });
+  const schemas = createSchemaReader({ home, supervisor, past });
   const queue = createQueue({ catalog: catalog.work });
   stops.push({ what: 'queue', run: async () => queue.close() });
   const proxyClosing: Parts['proxyClosing'] = {};
@@ -130,6 +133,7 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
     storage,
     supervisor,
     past,
+    schemas,
     queue,
     catalog,
     live,
@@ -160,6 +164,7 @@ interface Parts {
   storage: Storage;
   supervisor: Supervisor;
   past: PastComputes;
+  schemas: SchemaReader;
   queue: RunnerQueue;
   catalog: Catalogs;
   live: LiveTimelines;
@@ -302,7 +307,7 @@ async function stopComputes(catalog: CatalogDatabase, supervisor: Supervisor): P
 }
 
 async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<{ apiPort: number; pgPort: number }> {
-  const { config, home, nodeId, installations, storage, queue, catalog, proxyClosing, logger, stops } = parts;
+  const { config, home, nodeId, installations, storage, schemas, queue, catalog, proxyClosing, logger, stops } = parts;
   const certificates = await loadCertificates({ home, config });
   const proxy = createProxy({
     access,
@@ -340,6 +345,10 @@ async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<
     availableMajors: async () => (await installations.available()).map((installation) => installation.major),
     assertRoomForTimeline: () => storage.assertRoomForTimeline(),
     resolvePoint: (timeline, query, window) => storage.resolvePoint(timeline, query, window),
+    dumpSchema: ({ point, window, database, ...source }) =>
+      schemas.dump(branchToRead(config, source), point, window, database),
+    listSchema: ({ point, window, database, ...source }) =>
+      schemas.list(branchToRead(config, source), point, window, database),
     preloadLibraries: async () =>
       preloadLibraries().map((library) => ({ ...library, isExperimental: false, version: '' })),
     onProjectChanged: (projectId) => access.invalidate(projectId),
@@ -349,6 +358,13 @@ async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<
   stops.push({ what: 'API', run: () => api.close() });
   const { port: apiPort } = await api.start(config.listen, config.apiPort);
   return { apiPort, pgPort: proxy.port };
+}
+
+function branchToRead(
+  config: Config,
+  { projectNumber, ...source }: Omit<SchemaSource, 'point' | 'window' | 'database'>,
+): BranchToRead {
+  return { ...source, owner: ownerOf(config, projectNumber) };
 }
 
 /** As root every project has a user of its own; the first one belongs to the catalog. */

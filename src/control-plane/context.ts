@@ -3,6 +3,7 @@
  * transaction that holds the project's row. A change commits rows and operations together; only then the runner is
  * poked and the caches of this process hear of it.
  */
+import type { BranchSchemaJson } from '@neon/sdk/raw';
 import type { CatalogDatabase } from '../catalog/database.ts';
 import { lockProject, type ProjectWithOwner } from '../catalog/projects.ts';
 import type { OperationRow, ProjectRow, Queryable } from '../catalog/types.ts';
@@ -34,6 +35,21 @@ export interface PreloadLibraryFacts {
   version: string;
 }
 
+/** A database of a branch, now or at a point of its history. */
+export interface SchemaSource {
+  projectId: string;
+  projectNumber: number;
+  pgVersion: number;
+  timelineId: string;
+  /** Of the read-write endpoint; null: there is none. */
+  endpointId: string | null;
+  /** Its compute units. */
+  size?: { minCu: number; maxCu: number };
+  point: PointQuery;
+  window: HistoryWindow;
+  database: string;
+}
+
 export interface ControlPlaneDependencies {
   catalog: Pick<CatalogDatabase, 'query' | 'transaction'>;
   queue: OperationQueue;
@@ -49,6 +65,12 @@ export interface ControlPlaneDependencies {
     query: PointQuery,
     window: HistoryWindow,
   ): Promise<ResolvedPoint>;
+  /**
+   * A schema as SQL, or as the document's listing. Throws 'not_found' for a database that is not there, and what
+   * resolvePoint throws.
+   */
+  dumpSchema(source: SchemaSource): Promise<string>;
+  listSchema(source: SchemaSource): Promise<BranchSchemaJson>;
   /** What shared_preload_libraries may name. */
   preloadLibraries(pgVersion: number): Promise<readonly PreloadLibraryFacts[]>;
   /** Called after every committed change of a project; caches drop what they know of it. */

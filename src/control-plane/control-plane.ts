@@ -20,6 +20,7 @@ import { createProjectDeletion, type ProjectDeletion } from './project-deletion.
 import { createProjects, type Projects } from './projects.ts';
 import { createRestores, type Restores } from './restore.ts';
 import { createRoles, type Roles } from './roles.ts';
+import { createSchemas, type Schemas } from './schema.ts';
 import { createUsers, type Users } from './users.ts';
 
 export interface ControlPlane {
@@ -29,6 +30,7 @@ export interface ControlPlane {
   endpoints: Endpoints;
   databases: Databases;
   roles: Roles;
+  schemas: Schemas;
   operations: Operations;
   users: Users;
   organizations: Organizations;
@@ -58,6 +60,7 @@ export function createControlPlane(dependencies: ControlPlaneDependencies): Cont
     endpoints: createEndpoints(context),
     databases: createDatabases(context),
     roles: createRoles(context),
+    schemas: createSchemas(context),
     operations: createOperations(context),
     users: createUsers(context),
     organizations: createOrganizations(context),

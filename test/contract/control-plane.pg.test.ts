@@ -51,6 +51,8 @@ beforeAll(async () => {
     config: { domain: 'localhost', pgPort: 5432, nodeId: NODE_ID, namesResolve: true },
     availableMajors: async () => [16, 17],
     assertRoomForTimeline: async () => undefined,
+    dumpSchema: async () => '-- a schema\n',
+    listSchema: async () => ({ tables: [] }),
     resolvePoint: async () => ({ lsn: '0/1964258', time: null }),
     preloadLibraries: async () => [
       { name: 'pg_stat_statements', description: '', isDefault: true, isExperimental: false, version: '1.11' },

@@ -37,7 +37,9 @@ export interface TestControlPlane {
 }
 
 /** What the engine would answer; each has a default that refuses nothing. */
-export type TestEngineAnswers = Partial<Pick<ControlPlaneDependencies, 'assertRoomForTimeline' | 'resolvePoint'>>;
+export type TestEngineAnswers = Partial<
+  Pick<ControlPlaneDependencies, 'assertRoomForTimeline' | 'resolvePoint' | 'dumpSchema' | 'listSchema'>
+>;
 
 const LIBRARIES: PreloadLibraryFacts[] = [
   {
@@ -67,6 +69,8 @@ export async function openTestControlPlane(options: TestEngineAnswers = {}): Pro
     availableMajors: async () => [16, 17],
     assertRoomForTimeline: options.assertRoomForTimeline ?? (async () => undefined),
     resolvePoint: options.resolvePoint ?? (async () => ({ lsn: '0/1964258', time: '2026-01-16T20:53:56.123456Z' })),
+    dumpSchema: options.dumpSchema ?? (async () => '-- a schema\n'),
+    listSchema: options.listSchema ?? (async () => ({ tables: [] })),
     preloadLibraries: async () => LIBRARIES,
     onProjectChanged: (projectId) => changed.push(projectId),
   });

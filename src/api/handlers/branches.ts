@@ -16,6 +16,10 @@ import type {
   ListProjectBranchesResponses,
   RestoreProjectBranchData,
   RestoreProjectBranchResponses,
+  GetProjectBranchSchemaComparisonData,
+  GetProjectBranchSchemaComparisonResponses,
+  GetProjectBranchSchemaData,
+  GetProjectBranchSchemaResponses,
   SetDefaultProjectBranchData,
   SetDefaultProjectBranchResponses,
   UpdateProjectBranchData,
@@ -60,4 +64,11 @@ export const branchesHandlers: HandlerTable = {
   listProjectBranchEndpoints: handler<ListProjectBranchEndpointsData, ListProjectBranchEndpointsResponses[200]>(
     (plane, { caller, params }) => plane.endpoints.listOfBranch(caller, params.project_id, params.branch_id),
   ),
+  getProjectBranchSchema: handler<GetProjectBranchSchemaData, GetProjectBranchSchemaResponses[200]>(
+    (plane, { caller, params, query }) => plane.schemas.get(caller, params.project_id, params.branch_id, query),
+  ),
+  getProjectBranchSchemaComparison: handler<
+    GetProjectBranchSchemaComparisonData,
+    GetProjectBranchSchemaComparisonResponses[200]
+  >((plane, { caller, params, query }) => plane.schemas.compare(caller, params.project_id, params.branch_id, query)),
 };
