@@ -51,6 +51,9 @@ export async function historiesToTrim(db: Queryable, nodeId: string): Promise<Hi
            and o.payload ->> 'parentTimelineId' = b.timeline_id and o.payload ? 'lsn') as pinned
      from branches b join projects p on p.id = b.project_id
      where p.node_id = $1 and b.purged_at is null and p.purged_at is null and b.current_state <> 'init'
+       -- A backup names a timeline that is not there yet until the restore has ended.
+       and not exists (select 1 from operations o where o.project_id = b.project_id and o.status in ${UNFINISHED}
+         and o.payload #>> '{restore,backupId}' = b.id)
      order by b.created_at`,
     [nodeId],
   );

@@ -5,8 +5,9 @@
 import { findBranch } from '../catalog/branches.ts';
 import { pendingRestore } from '../catalog/restores.ts';
 import type { BranchRow, ProjectRow, Queryable } from '../catalog/types.ts';
+import { isAppError } from '../lib/errors.ts';
 import { parseLsn } from '../lib/lsn.ts';
-import { parseTime, type PointQuery, type ResolvedPoint } from '../lib/point.ts';
+import { parseTime, timeToMs, type PointQuery, type ResolvedPoint } from '../lib/point.ts';
 import type { Context } from './context.ts';
 import { branchNotFound, conflictingOperations, invalidRequest, unprocessable } from './errors.ts';
 
@@ -55,9 +56,22 @@ export async function resolvePoint(
   if (await pendingRestore(context.catalog, branch)) throw conflictingOperations();
   const nowMs = context.now().getTime();
   const window = { startMs: nowMs - project.historyRetentionSeconds * 1_000, nowMs };
-  const { id: projectId } = project;
-  const point = await context.resolvePoint({ projectId, timelineId: branch.timelineId }, query, window);
-  return { ...point, timelineId: branch.timelineId };
+  const { timelineId } = branch;
+  const resolve = (asked: PointQuery) => context.resolvePoint({ projectId: project.id, timelineId }, asked, window);
+  try {
+    return { ...(await resolve(query)), timelineId };
+  } catch (error) {
+    const first = firstState(branch, query, nowMs);
+    if (!first || !isAppError(error, 'unprocessable')) throw error;
+    return { ...(await resolve(first)), timelineId };
+  }
+}
+
+/** Its data is made a moment after a branch was asked for (or its restore); what it was in between is what it began as. */
+function firstState(branch: BranchRow, query: PointQuery, nowMs: number): PointQuery | undefined {
+  if (query.kind !== 'time' || branch.parentLsn === null || timeToMs(query.time) > nowMs) return undefined;
+  const asked = `${(branch.lastResetAt ?? branch.createdAt).slice(0, 19)}.000000Z`;
+  return query.time >= asked ? { kind: 'lsn', lsn: branch.parentLsn } : undefined;
 }
 
 /**

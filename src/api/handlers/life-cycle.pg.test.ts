@@ -7,11 +7,13 @@ let api: TestApi;
 let made: CreateProjectResponse;
 let base: string;
 let resolved: unknown[] = [];
+let tooEarly: string | undefined;
 
 beforeAll(async () => {
   api = await openTestApi({
     resolvePoint: async (_timeline, query, window) => {
       resolved.push({ query, window });
+      if (query.kind === 'time' && query.time === tooEarly) throw new AppError('unprocessable', 'before the branch');
       if (query.kind === 'lsn' && query.lsn === '0/1') throw new AppError('unprocessable', 'before the history');
       return { lsn: '0/1964258', time: '2026-01-16T20:53:56.123456Z' };
     },
@@ -19,7 +21,7 @@ beforeAll(async () => {
 });
 afterAll(() => api.close());
 beforeEach(async () => {
-  resolved = [];
+  [resolved, tooEarly] = [[], undefined];
   made = await api.call('POST', '/projects', { project: {} });
   base = `/projects/${made.project.id}/branches`;
   await api.settle();
@@ -69,6 +71,22 @@ describe('a branch at a point', () => {
     const body = { branch: { parent_id: parent.id, parent_lsn: '0/2' } };
     expect(await refused('POST', base, body)).toEqual([422, '', 'branch not ready yet']);
     expect(await api.call('GET', `${base}/count`)).toEqual({ count: 2 });
+  });
+});
+
+describe('the moment in which a branch is being made', () => {
+  test('belongs to what it begins as; what is before, or in the future, does not', async () => {
+    const parent = await create();
+    await api.settle();
+    await api.catalog.query(`update branches set parent_lsn = '0/77' where id = $1`, [parent.id]);
+    const at = (time: string) => {
+      tooEarly = time.replace('Z', '.000000Z');
+      return refused('POST', base, { branch: { parent_id: parent.id, parent_timestamp: time } });
+    };
+    expect((await at(parent.created_at))[0]).toBe(201);
+    expect(resolved.at(-1)).toMatchObject({ query: { kind: 'lsn', lsn: '0/77' } });
+    expect(await at('2020-01-01T00:00:00Z')).toEqual([422, '', 'before the branch']);
+    expect(await at(inDays(1))).toEqual([422, '', 'before the branch']);
   });
 });
 
