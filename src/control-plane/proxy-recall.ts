@@ -8,7 +8,7 @@ import { SingleFlight } from '../lib/single-flight.ts';
 
 export interface Answer<T> {
   value: T;
-  /** What `invalidate` names; undefined: only time makes it old. */
+  /** What `invalidate` names; undefined: any change may make it old. */
   group: string | undefined;
 }
 
@@ -69,7 +69,10 @@ export function createRecall<T>(
     },
     invalidate: (group) => {
       epoch += 1;
-      for (const entry of entries.values()) if (entry.group === group) entry.freshUntilMs = 0;
+      for (const entry of entries.values()) {
+        // What was not to be found belongs to nobody, and may be there now: a project that was had back, for one.
+        if (entry.group === group || entry.group === undefined) entry.freshUntilMs = 0;
+      }
     },
   };
 }
