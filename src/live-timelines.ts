@@ -15,7 +15,7 @@ export interface LiveTimelines {
   find: FindLivePostgres;
   /** The supervisor, noting on which timeline each compute is started. */
   watch(supervisor: Supervisor): Supervisor;
-  /** Computes that were adopted were not started here: the rows say what they run on. */
+  /** Computes that were adopted were not started here. */
   learn(catalog: Queryable, endpointIds: readonly string[]): Promise<void>;
 }
 
@@ -45,25 +45,33 @@ export function createLiveTimelines(home: Pick<Home, 'secrets'>): LiveTimelines 
     },
     watch: (watched) => {
       supervisor = watched;
+      const suspend = async (endpointId: string): Promise<void> => {
+        const noted = [...open].filter(([, one]) => one.endpointId === endpointId);
+        await watched.suspend(endpointId);
+        // A start that waited for this suspend has made a note of its own.
+        for (const [timelineId, one] of noted) if (open.get(timelineId) === one) open.delete(timelineId);
+      };
       return {
         ...watched,
-        start: (spec, changes) => {
+        start: async (spec, changes) => {
           if (spec.standby) return watched.start(spec, changes);
+          const { endpointId, timeline } = spec;
+          const noted = [...open].some(([id, one]) => one.endpointId === endpointId && id !== timeline.timelineId);
+          // Its endpoint got other data: the note must go before the compute has an address again.
+          if (noted) await suspend(endpointId);
           // Noted before, because clones may come the moment it runs; until then it has no address.
-          open.set(spec.timeline.timelineId, { endpointId: spec.endpointId, major: spec.pgVersion });
+          open.set(timeline.timelineId, { endpointId, major: spec.pgVersion });
           return watched.start(spec, changes);
         },
-        suspend: async (endpointId) => {
-          const noted = [...open].filter(([, one]) => one.endpointId === endpointId);
-          await watched.suspend(endpointId);
-          // A start that waited for this suspend has made a note of its own.
-          for (const [timelineId, one] of noted) if (open.get(timelineId) === one) open.delete(timelineId);
-        },
+        suspend,
       };
     },
     learn: async (catalog, endpointIds) => {
-      for (const { id, timelineId, type, pgVersion } of await endpointsByIds(catalog, endpointIds)) {
-        if (type === 'read_write') open.set(timelineId, { endpointId: id, major: pgVersion });
+      for (const { id, type, pgVersion } of await endpointsByIds(catalog, endpointIds)) {
+        // Not the timeline of the row: its endpoint may have moved, with the operations for that still to come.
+        const timelineId = supervisor?.timelineOf(id)?.timelineId;
+        if (type === 'read_write' && timelineId !== undefined)
+          open.set(timelineId, { endpointId: id, major: pgVersion });
       }
     },
   };

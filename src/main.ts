@@ -40,12 +40,14 @@ import { createInstallations } from './postgres/installations.ts';
 import type { Installations } from './postgres/types.ts';
 import { loadCertificates } from './proxy/certificates.ts';
 import { createProxy } from './proxy/proxy.ts';
+import { runBackupSchedules } from './reconcilers/backup-schedules.ts';
 import { followRoles } from './reconcilers/follow-roles.ts';
 import { archiveBranches, expireBranches, purgeDeleted } from './reconcilers/life-cycle.ts';
 import { measureSizes } from './reconcilers/measure-sizes.ts';
 import { keepHistory, trimHistory } from './reconcilers/history.ts';
 import { startReconcilers } from './reconcilers/reconciler.ts';
 import { createRecover } from './reconcilers/recover.ts';
+import { expireSnapshots, measureSnapshots } from './reconcilers/snapshots.ts';
 import { suspendIdle } from './reconcilers/suspend-idle.ts';
 import { watchSpace } from './reconcilers/watch-space.ts';
 import { createStorage } from './storage/storage.ts';
@@ -293,6 +295,9 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
       expireBranches(common),
       purgeDeleted(common),
       archiveBranches(common),
+      expireSnapshots(common),
+      measureSnapshots(common),
+      runBackupSchedules(common),
     ],
     logger,
   );

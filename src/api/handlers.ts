@@ -10,6 +10,7 @@ import { endpointsHandlers } from './handlers/endpoints.ts';
 import { operationsHandlers } from './handlers/operations.ts';
 import { projectsHandlers } from './handlers/projects.ts';
 import { rolesHandlers } from './handlers/roles.ts';
+import { snapshotsHandlers } from './handlers/snapshots.ts';
 import { usersHandlers } from './handlers/users.ts';
 
 export const handlers: HandlerTable = merge(
@@ -20,6 +21,7 @@ export const handlers: HandlerTable = merge(
   databasesHandlers,
   rolesHandlers,
   operationsHandlers,
+  snapshotsHandlers,
   usersHandlers,
 );
 

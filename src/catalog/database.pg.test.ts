@@ -130,7 +130,7 @@ test('migrations run once, are repeatable, and refuse an edited or newer history
   const empty = await openTestCatalog({ migrated: false });
   const shipped = await readMigrations();
   const [first, second] = await Promise.all([migrate(empty.catalog, shipped), migrate(empty.catalog, shipped)]);
-  expect([...first, ...second]).toEqual(shipped.map((migration) => migration.name));
+  expect([...first, ...second].toSorted()).toEqual(shipped.map((migration) => migration.name));
   expect(await migrate(empty.catalog, shipped)).toEqual([]);
   const extra = { number: shipped.length + 1, name: '9999_extra', sql: 'create table extra ()', checksum: 'x' };
   expect(await migrate(empty.catalog, [...shipped, extra])).toEqual(['9999_extra']);

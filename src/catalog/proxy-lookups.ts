@@ -104,6 +104,8 @@ export async function lookUpVerifier(db: Queryable, branchId: string, role: stri
 }
 
 export interface WakeState {
+  /** Now; an endpoint may move. */
+  branchId: string;
   disabled: boolean;
   deleted: boolean;
   currentState: EndpointRow['currentState'];
@@ -112,10 +114,13 @@ export interface WakeState {
   operationAction: OperationAction | null;
 }
 
-/** Holds the endpoint's row until the transaction ends, so that one wake at a time decides. */
+/**
+ * Holds the endpoint's row until the transaction ends, so that one wake at a time decides. Undefined: there is none, or
+ * it moved to another branch while its row was waited for (then ask again).
+ */
 export async function lockForWake(tx: Queryable, endpointId: string): Promise<WakeState | undefined> {
   const [row] = await tx.query<WakeState>(
-    `select e.disabled, e.current_state,
+    `select e.branch_id, e.disabled, e.current_state,
        (e.deleted_at is not null or b.deleted_at is not null or p.deleted_at is not null) as deleted,
        o.id as operation_id, o.action as operation_action
      from endpoints e join branches b on b.id = e.branch_id join projects p on p.id = e.project_id

@@ -115,6 +115,8 @@ export interface SnapshotRow {
   sourceBranchId: string;
   timelineId: string;
   name: string;
+  /** Given by the user; null: its id stands for it. */
+  slug: string | null;
   state: 'init' | 'ready' | 'failed';
   manual: boolean;
   lsn: string | null;

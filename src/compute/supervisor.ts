@@ -102,6 +102,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     activity: async (endpointId) => running(state, endpointId)?.activity(),
     noteConnections: (endpointId, open) => running(state, endpointId)?.tracker.noteConnections(open),
     running: () => [...state.computes.keys()].filter((endpointId) => running(state, endpointId) !== undefined),
+    timelineOf: (endpointId) => running(state, endpointId)?.spec.timeline,
     adopt: () => adopt(state),
     onStart: (listener) => void state.startListeners.push(listener),
     onExit: (listener) => void state.exitListeners.push(listener),

@@ -101,6 +101,8 @@ export interface Supervisor {
   /** The proxy tells how many client connections are open; a compute without any is not polled. */
   noteConnections(endpointId: string, open: number): void;
   running(): readonly string[];
+  /** What a running compute runs on, whatever the rows say by now. */
+  timelineOf(endpointId: string): TimelineRef | undefined;
   /** Finds computes that outlived a crash of Ballast (by postmaster.pid) and takes them over. */
   adopt(): Promise<readonly string[]>;
   /** Called for each compute that clients may enter from now on. */

@@ -7,6 +7,7 @@ import { readOperations } from '../catalog/operations.ts';
 import { findProjects } from '../catalog/projects.ts';
 import { KeyLock } from '../lib/key-lock.ts';
 import { createApiKeys, type ApiKeys } from './api-keys.ts';
+import { createBackupSchedules, type BackupSchedules } from './backup-schedules.ts';
 import { createBatchedLookup } from './batch.ts';
 import { createBranchDeletion, type BranchDeletion } from './branch-deletion.ts';
 import { createBranches, type Branches } from './branches.ts';
@@ -21,6 +22,8 @@ import { createProjects, type Projects } from './projects.ts';
 import { createRestores, type Restores } from './restore.ts';
 import { createRoles, type Roles } from './roles.ts';
 import { createSchemas, type Schemas } from './schema.ts';
+import { createSnapshotRestores, type SnapshotRestores } from './snapshot-restore.ts';
+import { createSnapshots, type Snapshots } from './snapshots.ts';
 import { createUsers, type Users } from './users.ts';
 
 export interface ControlPlane {
@@ -28,6 +31,8 @@ export interface ControlPlane {
   projects: Projects & ProjectDeletion;
   branches: Branches & BranchDeletion & Restores;
   endpoints: Endpoints;
+  snapshots: Snapshots & SnapshotRestores;
+  backupSchedules: BackupSchedules;
   databases: Databases;
   roles: Roles;
   schemas: Schemas;
@@ -58,6 +63,8 @@ export function createControlPlane(dependencies: ControlPlaneDependencies): Cont
     projects: { ...createProjects(context), ...createProjectDeletion(context) },
     branches: { ...createBranches(context), ...createBranchDeletion(context), ...createRestores(context) },
     endpoints: createEndpoints(context),
+    snapshots: { ...createSnapshots(context), ...createSnapshotRestores(context) },
+    backupSchedules: createBackupSchedules(context),
     databases: createDatabases(context),
     roles: createRoles(context),
     schemas: createSchemas(context),

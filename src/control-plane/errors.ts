@@ -6,6 +6,7 @@ import { AppError } from '../lib/errors.ts';
 
 export const projectNotFound = () => new AppError('not_found', 'project not found');
 export const branchNotFound = () => new AppError('not_found', 'branch not found');
+export const snapshotNotFound = () => new AppError('not_found', 'snapshot not found');
 export const endpointNotFound = () => new AppError('not_found', 'endpoint not found');
 export const roleNotFound = () => new AppError('not_found', 'role not found');
 export const databaseNotFound = () => new AppError('not_found', 'database not found');

@@ -6,6 +6,8 @@ export const LIMITS = {
   branchesPerProject: 5_000,
   rolesPerBranch: 500,
   databasesPerBranch: 500,
+  manualSnapshots: 100,
+  backupScheduleItems: 10,
   apiKeys: 10_000,
   allowedIps: 1_000,
   /** Each takes a walsender of its primary, which has 40. */

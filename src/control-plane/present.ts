@@ -17,6 +17,7 @@ import type {
   ProjectListItem,
   ProjectSettingsData,
   Role,
+  Snapshot,
 } from '@neon/sdk/raw';
 import type { ApiKeyListRow } from '../catalog/api-keys.ts';
 import type { BranchWithCreator } from '../catalog/branches.ts';
@@ -29,6 +30,7 @@ import type {
   OrganizationRow,
   ProjectRow,
   RoleRow,
+  SnapshotRow,
   Timestamp,
 } from '../catalog/types.ts';
 import type { ControlPlaneConfig } from './context.ts';
@@ -195,6 +197,9 @@ export function presentBranch(row: BranchRow | BranchWithCreator): Branch & { sl
     last_reset_at: optionalTime(row.lastResetAt),
     created_by: creator === null ? undefined : { name: creator, image: '' },
     init_source: row.parentId === null ? undefined : row.initSource,
+    restore_status: row.restoreStatus ?? undefined,
+    restored_from: row.restoredFrom ?? undefined,
+    restored_as: row.restoredAs ?? undefined,
     restricted_actions: restrictedActions(row),
     recovery: presentRecovery(row),
   };
@@ -294,6 +299,23 @@ export function presentDatabase(row: DatabaseRow): Database {
     owner_name: row.ownerName,
     created_at: presentTime(row.createdAt),
     updated_at: presentTime(row.updatedAt),
+  };
+}
+
+/** Where it is becomes known when it is made; sizes a moment later. */
+export function presentSnapshot(row: SnapshotRow): Snapshot {
+  return {
+    id: row.id,
+    name: row.name,
+    slug: row.slug ?? row.id,
+    lsn: row.lsn ?? undefined,
+    timestamp: optionalTime(row.pointTimestamp),
+    source_branch_id: row.sourceBranchId,
+    created_at: presentTime(row.createdAt),
+    expires_at: optionalTime(row.expiresAt),
+    manual: row.manual,
+    full_size: row.fullSizeBytes ?? undefined,
+    diff_size: row.diffSizeBytes ?? undefined,
   };
 }
 

@@ -234,7 +234,7 @@ async function startOperation(
   endpoint: ProxyEndpoint,
   isAwake: () => boolean,
 ): Promise<string | undefined> {
-  const { endpointId, branchId, projectId } = endpoint;
+  const { endpointId, projectId } = endpoint;
   const id = await queue.appendStart(catalog, endpointId);
   if (id !== undefined) {
     queue.poke();
@@ -243,12 +243,13 @@ async function startOperation(
   // Losing it in a crash is harmless: whoever waited for it is gone as well.
   const result = await catalog.transaction(
     async (tx) => {
-      const state = await lockForWake(tx, endpointId);
+      const state = (await lockForWake(tx, endpointId)) ?? (await lockForWake(tx, endpointId));
       if (!state || state.deleted) throw new AppError('not_found', ENDPOINT_NOT_FOUND);
       if (state.disabled) throw new AppError('forbidden', ENDPOINT_DISABLED);
       if (state.operationId !== null && state.operationAction === 'start_compute')
         return { id: state.operationId, appended: false };
       if (state.operationId === null && isAwake()) return { id: undefined, appended: false };
+      const { branchId } = state;
       const [operation] = await queue.append(tx, [{ projectId, branchId, endpointId, action: 'start_compute' }]);
       await markWaking(tx, endpointId);
       return { id: operation!.id, appended: true };

@@ -17,7 +17,7 @@ export interface RunOptions {
 }
 
 /** Output kept of each stream; the rest is dropped. */
-const OUTPUT_LIMIT_BYTES = 4 * 1024 * 1024;
+export const OUTPUT_LIMIT_BYTES = 4 * 1024 * 1024;
 
 /** Resolves to standard output. Rejects with the command's name, exit code and the end of standard error. */
 export function run(command: string, args: readonly string[], options: RunOptions = {}): Promise<string> {

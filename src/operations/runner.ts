@@ -313,6 +313,8 @@ function lane(actions: readonly OperationAction[], slots: number, durable: boole
 /** What it would work on is deleted; only what deletes still makes sense. */
 function isObsolete(operation: ClaimedOperation): boolean {
   if (operation.action === 'delete_timeline' || operation.action === 'suspend_compute') return false;
+  // A snapshot outlives its source, whose data is removed by a later operation if at all.
+  if (operation.payload['snapshotId'] !== undefined) return false;
   return operation.branchDeleted || operation.endpointDeleted;
 }
 

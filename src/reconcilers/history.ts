@@ -10,7 +10,7 @@ import type { Reconciler } from './reconciler.ts';
 export interface HistoryOptions {
   catalog: Queryable;
   storage: Pick<Storage, 'trimHistory' | 'keepHistory'>;
-  supervisor: Pick<Supervisor, 'running'>;
+  supervisor: Pick<Supervisor, 'running' | 'timelineOf'>;
   nodeId: string;
   nowMs?: () => number;
 }
@@ -26,7 +26,9 @@ export function keepHistory({ catalog, storage, supervisor }: HistoryOptions): R
     run: async () => {
       for (const endpoint of await endpointsByIds(catalog, supervisor.running())) {
         if (endpoint.type === 'read_only' || endpoint.deleted) continue;
-        await storage.keepHistory(endpoint, { windowMs: endpoint.historyRetentionSeconds * 1_000 });
+        // Not what the row names: the endpoint may have moved to other data that it does not run on yet.
+        const timeline = supervisor.timelineOf(endpoint.id) ?? endpoint;
+        await storage.keepHistory(timeline, { windowMs: endpoint.historyRetentionSeconds * 1_000 });
       }
     },
   };

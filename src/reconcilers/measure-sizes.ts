@@ -9,7 +9,7 @@ import type { Reconciler } from './reconciler.ts';
 
 export interface MeasureSizesOptions {
   catalog: Queryable;
-  supervisor: Pick<Supervisor, 'running'>;
+  supervisor: Pick<Supervisor, 'running' | 'timelineOf'>;
   storage: Pick<Storage, 'size'>;
 }
 
@@ -18,11 +18,13 @@ export function measureSizes({ catalog, supervisor, storage }: MeasureSizesOptio
     name: 'measure-sizes',
     everyMs: 60_000,
     run: async () => {
-      for (const { projectId, branchId, timelineId, type, deleted } of await endpointsByIds(
+      for (const { id, projectId, branchId, timelineId, type, deleted } of await endpointsByIds(
         catalog,
         supervisor.running(),
       )) {
         if (deleted || type === 'read_only') continue;
+        // It is about to move to other data.
+        if (supervisor.timelineOf(id)?.timelineId !== timelineId) continue;
         const { logicalBytes } = await storage.size({ projectId, timelineId });
         await recordLogicalSize(catalog, branchId, logicalBytes);
       }

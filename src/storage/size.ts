@@ -4,7 +4,7 @@
  */
 import { lstat, readdir } from 'node:fs/promises';
 import path from 'node:path';
-import { run } from '../lib/child-process.ts';
+import { OUTPUT_LIMIT_BYTES, run } from '../lib/child-process.ts';
 import type { TimelineLayout } from './layout.ts';
 import type { TimelineSize } from './types.ts';
 
@@ -24,6 +24,35 @@ export async function measureSize(layout: TimelineLayout): Promise<TimelineSize>
   const logicalBytes = data.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
   const counted = await countExtents(data).catch(() => undefined);
   return { logicalBytes, extents: counted?.reduce((sum, { extents }) => sum + extents, 0) };
+}
+
+/**
+ * Bytes that deleting the timeline would give back: extents of its files that no other file shares, so far as the file
+ * system tells. Undefined where it cannot be asked.
+ */
+export async function measureOwnBytes(directory: string): Promise<number | undefined> {
+  const files = (await filesOf(directory)).filter(({ sizeBytes }) => sizeBytes > 0).map(({ file }) => file);
+  let ownBytes = 0;
+  try {
+    for (let from = 0; from < files.length; from += FILES_AT_ONCE) {
+      const said = await filefrag(['-v', '-b1', ...files.slice(from, from + FILES_AT_ONCE)]);
+      // A map that was cut off tells nothing.
+      if (said.length >= OUTPUT_LIMIT_BYTES) return undefined;
+      ownBytes += unsharedBytes(said);
+    }
+  } catch {
+    return undefined;
+  }
+  return ownBytes;
+}
+
+/** Lines of extents: `0: 0.. 8191: 1234.. 9425: 8192: last,shared,eof`, in bytes. */
+export function unsharedBytes(said: string): number {
+  let sum = 0;
+  for (const [, length, flags] of said.matchAll(/^\s*\d+:\s+\d+\.\.\s*\d+:\s+\d+\.\.\s*\d+:\s+(\d+):(.*)$/gm)) {
+    if (!flags!.includes('shared')) sum += Number(length);
+  }
+  return sum;
 }
 
 /** Extents of the large files of a directory, most fragmented first. Rejects where they cannot be counted. */
@@ -47,11 +76,7 @@ async function countExtents(files: readonly { file: string; sizeBytes: number }[
   const counted: LargeFile[] = [];
   for (let from = 0; from < large.length; from += FILES_AT_ONCE) {
     const batch = large.slice(from, from + FILES_AT_ONCE);
-    const said = await run(
-      'filefrag',
-      batch.map(({ file }) => file),
-      { env: { PATH: '/usr/sbin:/sbin:/usr/bin:/bin' } },
-    );
+    const said = await filefrag(batch.map(({ file }) => file));
     const lines = said.trim().split('\n');
     batch.forEach((item, index) => {
       const match = /: (\d+) extents? found/.exec(lines[index] ?? '');
@@ -59,4 +84,8 @@ async function countExtents(files: readonly { file: string; sizeBytes: number }[
     });
   }
   return counted;
+}
+
+function filefrag(args: readonly string[]): Promise<string> {
+  return run('filefrag', args, { env: { PATH: '/usr/sbin:/sbin:/usr/bin:/bin' } });
 }

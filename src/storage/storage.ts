@@ -19,7 +19,7 @@ import { readTimelineRecord, writeTimelineRecord } from './records.ts';
 import type { StoredTimeline } from './records.ts';
 import { syncRecovered } from './recovered.ts';
 import { beforeReplay, forgetReplay } from './replay-again.ts';
-import { measureSize } from './size.ts';
+import { measureOwnBytes, measureSize } from './size.ts';
 import { discardTo, exclusively, recordOf } from './state.ts';
 import type { State, StorageOptions } from './state.ts';
 import type { Storage, TimelineRecord, TimelineRef } from './types.ts';
@@ -50,6 +50,7 @@ export async function createStorage(options: StorageOptions): Promise<Storage> {
     keepHistory: (timeline, { windowMs }) => keepHistory(state, timeline, windowMs),
     trimHistory: (timeline, window) => trimHistory(state, timeline, window),
     size: (timeline) => measureSize(layoutOf(timeline)),
+    ownBytes: (timeline) => measureOwnBytes(layoutOf(timeline).root),
     poolStatus: () => state.pool.status(),
     assertRoomForTimeline: () => state.pool.assertRoom(),
     listTimelines: () => listTimelines(state),

@@ -153,6 +153,8 @@ export interface Storage {
    */
   trimHistory(timeline: TimelineRef, window: { startMs: number; pinned: readonly Lsn[] }): Promise<void>;
   size(timeline: TimelineRef): Promise<TimelineSize>;
+  /** Bytes that it shares with no other; undefined where the file system does not tell. Reads every file's map. */
+  ownBytes(timeline: TimelineRef): Promise<number | undefined>;
   poolStatus(): Promise<PoolStatus>;
   /** Throws 'unavailable' when a new timeline must be refused for lack of space. */
   assertRoomForTimeline(): Promise<void>;

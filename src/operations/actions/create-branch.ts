@@ -1,14 +1,16 @@
 /**
  * create_branch: a clone of a timeline at its head or at a point of its history, and where that was. Branches are made
- * this way, and branches that are restored: those get the clone in the place of their data once it is there, and keep
- * what they have when it cannot be made.
+ * this way, branches that are restored (those get the clone in the place of their data once it is there, and keep what
+ * they have when it cannot be made), and snapshots (create-snapshot.ts).
  */
 import { endRestore, undoRestore, type RestorePayload } from '../../catalog/restores.ts';
+import { undoReplacement, type Replacement } from '../../catalog/snapshot-restores.ts';
 import { branchFailed, branchReady, timelineWork, type TimelineWork } from '../../catalog/transitions.ts';
 import type { OperationRow } from '../../catalog/types.ts';
 import { AppError } from '../../lib/errors.ts';
 import type { Action } from '../types.ts';
 import { branchOf, type ActionContext } from './context.ts';
+import { createSnapshot, makesSnapshot } from './create-snapshot.ts';
 
 /** Which timeline is cloned, and where; without an `lsn` its head. Written by control-plane when it appends. */
 export interface CreateBranchPayload {
@@ -18,11 +20,16 @@ export interface CreateBranchPayload {
   archived?: boolean;
   /** The branch is there already, and is restored. */
   restore?: RestorePayload;
+  /** It takes the place of another branch from the request on; without the data everything moves back. */
+  replacement?: Replacement;
 }
 
-export function createBranch({ catalog, storage, supervisor, syncedFingerprints, ownerOf }: ActionContext): Action {
+export function createBranch(context: ActionContext): Action {
+  const { catalog, storage, supervisor, syncedFingerprints, ownerOf } = context;
+  const snapshots = createSnapshot(context);
   return {
     run: async (operation, signal) => {
+      if (makesSnapshot(operation)) return snapshots.run(operation, signal);
       const branchId = branchOf(operation);
       const work = await timelineWork(catalog, branchId);
       if (!work) throw new AppError('not_found', 'branch not found');
@@ -44,7 +51,10 @@ export function createBranch({ catalog, storage, supervisor, syncedFingerprints,
         point: lsn === undefined ? ({ kind: 'head' } as const) : ({ kind: 'lsn', lsn } as const),
       };
       const record = await storage.createChildTimeline(spec, signal);
-      const { branchLsn: parentLsn, branchTimestamp: parentTimestamp } = record;
+      // A root that was made from a snapshot has no parent to have left.
+      const isRoot = work.parentId === null && !restore;
+      const parentLsn = isRoot ? null : record.branchLsn;
+      const parentTimestamp = isRoot ? null : record.branchTimestamp;
       const place = { branchId, parentLsn, parentTimestamp };
       return {
         transition: (tx) =>
@@ -54,11 +64,18 @@ export function createBranch({ catalog, storage, supervisor, syncedFingerprints,
       };
     },
     undo: async (operation) => {
+      if (makesSnapshot(operation)) return snapshots.undo(operation);
       const branchId = branchOf(operation);
-      const { restore } = operation.payload as Partial<CreateBranchPayload>;
+      const { restore, replacement } = operation.payload as Partial<CreateBranchPayload>;
       const work = await timelineWork(catalog, branchId);
       if (work) await storage.deleteTimeline({ ...work, timelineId: restore?.timelineId ?? work.timelineId });
-      return { transition: (tx) => (restore ? undoRestore(tx, branchId, restore) : branchFailed(tx, branchId)) };
+      return {
+        transition: async (tx) => {
+          if (restore) return undoRestore(tx, branchId, restore);
+          if (!replacement) return branchFailed(tx, branchId);
+          await undoReplacement(tx, { branchId, operationId: operation.id, replacement });
+        },
+      };
     },
   };
 }

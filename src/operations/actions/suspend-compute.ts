@@ -2,6 +2,7 @@
  * suspend_compute: notes what SQL changed, then stops Postgres cleanly.
  *
  * `payload.idleOnly` is how a suspend for idleness says that it must not cut a client that has come meanwhile.
+ * `payload.ran` says whose data the compute runs on when its endpoint belongs to another branch by now.
  * Storage tidies up afterwards in the background: neither the operation's end nor the next start waits for it.
  */
 import { recordLogicalSize } from '../../catalog/reconciling.ts';
@@ -17,6 +18,11 @@ const RECENT_MS = 500;
 const TIDY_UP_AFTER_MS = 1_000;
 /** Idle times are whole milliseconds. */
 const CLOCK_STEP_MS = 2;
+
+export interface SuspendComputePayload {
+  idleOnly?: boolean;
+  ran?: { branchId: string; timelineId: string };
+}
 
 export function suspendCompute(context: ActionContext): Action {
   const { catalog, supervisor, storage, background, syncedFingerprints, appliedAtMs: appliedAtMsOf, logger } = context;
@@ -46,7 +52,8 @@ export function suspendCompute(context: ActionContext): Action {
       if (await isInUse(operation, endpointId)) {
         return { skip: true, transition: (tx) => endpointIs(tx, endpointId, 'active') };
       }
-      const work = await computeWork(catalog, endpointId);
+      const row = await computeWork(catalog, endpointId);
+      const work = row && { ...row, ...(operation.payload as SuspendComputePayload).ran };
       // What a read replica says of roles is its primary's to say.
       const isReplica = work?.type === 'read_only';
       const facts = isReplica ? undefined : await lastFacts(endpointId);
