@@ -38,10 +38,27 @@ export async function findDeletedBranch(db: Queryable, projectId: string, id: st
   return rows[0];
 }
 
+/** The next above it whose data has not been removed; its own data does not need what was. Undefined: none. */
+export async function nearestAncestor(
+  tx: Queryable,
+  id: string,
+): Promise<Pick<BranchRow, 'id' | 'deletedAt'> | undefined> {
+  const rows = await tx.query<Pick<BranchRow, 'id' | 'deletedAt'>>(
+    `with recursive lineage as (
+       select p.*, 1 as distance from branches b join branches p on p.id = b.parent_id where b.id = $1
+       union all
+       select p.*, l.distance + 1 from lineage l join branches p on p.id = l.parent_id where l.purged_at is not null)
+     select id, deleted_at from lineage where purged_at is null order by distance limit 1`,
+    [id],
+  );
+  return rows[0];
+}
+
 /** Its endpoints come back with it, asleep (or on their way there). It does not expire any more. */
 export async function recoverBranch(
   tx: Queryable,
   id: string,
+  parentId: string | null,
 ): Promise<{ branch: BranchRow; endpoints: EndpointRow[] }> {
   const endpoints = await tx.query<EndpointRow>(
     `update endpoints e set deleted_at = null, updated_at = now(),
@@ -52,9 +69,9 @@ export async function recoverBranch(
   );
   const rows = await tx.query<BranchRow>(
     `update branches set deleted_at = null, recoverable_until = null, deletion_method = null, pending_state = null,
-       expires_at = null, ttl_interval_seconds = null, state_changed_at = now(), updated_at = now()
+       expires_at = null, ttl_interval_seconds = null, state_changed_at = now(), updated_at = now(), parent_id = $2
      where id = $1 returning *`,
-    [id],
+    [id, parentId],
   );
   return { branch: rows[0]!, endpoints };
 }

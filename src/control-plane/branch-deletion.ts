@@ -4,7 +4,7 @@
  */
 import type { DeleteProjectBranchResponses, Endpoint } from '@neon/sdk/raw';
 import { countBranches, countRoots, findBranch, findBranchByName, findFirstChild } from '../catalog/branches.ts';
-import { findDeletedBranch, markBranchDeleted, recoverBranch } from '../catalog/deletion.ts';
+import { findDeletedBranch, markBranchDeleted, nearestAncestor, recoverBranch } from '../catalog/deletion.ts';
 import { listBranchEndpoints } from '../catalog/endpoints.ts';
 import type { BranchRow, Queryable } from '../catalog/types.ts';
 import { AppError } from '../lib/errors.ts';
@@ -89,10 +89,9 @@ async function recover(context: Context, caller: Caller, projectId: string, id: 
   return changeProject(context, caller, projectId, async (tx, project) => {
     const deleted = await findDeletedBranch(tx, projectId, id);
     if (!deleted) throw branchNotFound();
-    if (deleted.parentId !== null && !(await findBranch(tx, projectId, deleted.parentId))) {
-      throw unprocessable('the parent of the branch is deleted, too; recover it first', {
-        branch_id: deleted.parentId,
-      });
+    const parent = await nearestAncestor(tx, id);
+    if (parent && parent.deletedAt !== null) {
+      throw unprocessable('the parent of the branch is deleted, too; recover it first', { branch_id: parent.id });
     }
     if (await findBranchByName(tx, projectId, deleted.name)) {
       // Somebody took the name meanwhile; whoever renames that branch can have this one back.
@@ -103,7 +102,7 @@ async function recover(context: Context, caller: Caller, projectId: string, id: 
     if ((await countBranches(tx, projectId, undefined)) >= LIMITS.branchesPerProject) {
       throw unprocessable('branches limit exceeded', {}, 'BRANCHES_LIMIT_EXCEEDED');
     }
-    const { branch, endpoints } = await recoverBranch(tx, id);
+    const { branch, endpoints } = await recoverBranch(tx, id, parent?.id ?? null);
     return {
       branch: presentBranch(branch),
       endpoints: endpoints.map((row) => presentEndpoint(row, project.provisioner, context.config)),

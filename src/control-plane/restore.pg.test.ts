@@ -254,6 +254,9 @@ describe('refused', () => {
     ]);
     expect(await refused(branch.id, { source_branch_id: 'br-none-here-12345678' })).toEqual([404, 'branch not found']);
     expect(await refused('br-none-here-12345678', self)).toEqual([404, 'branch not found']);
+    await api.catalog.query(`update branches set current_state = 'init' where id = $1`, [branch.id]);
+    expect(await refused(branch.id, toItself(branch.id))).toEqual([422, 'branch not ready yet']);
+    await api.catalog.query(`update branches set current_state = 'ready' where id = $1`, [branch.id]);
     const child = await create({ parent_id: branch.id });
     expect(await refused(branch.id, { source_branch_id: made.branch.id })).toEqual([
       422,

@@ -106,7 +106,7 @@ async function assertRestorable(db: Queryable, target: BranchRow, source: Branch
   if (asked.name === null && (await findFirstChild(db, target.id))) {
     throw unprocessable('Branch has children, preserve_under_name is required');
   }
-  assertBranchable(target);
+  if (target.currentState === 'init') throw unprocessable('branch not ready yet');
   assertBranchable(source);
   await assertNotRestoring(db, target);
   if (target.id !== source.id && target.parentId !== null) assertMayBeParent(source);

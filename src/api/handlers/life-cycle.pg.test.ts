@@ -170,6 +170,17 @@ describe('recovery of a branch', () => {
     await api.call('POST', `${base}/${child.id}/recover`);
   });
 
+  test('hangs it on the next above, when its parent is gone for good', async () => {
+    const parent = await create();
+    await api.settle();
+    const child = await create({ parent_id: parent.id });
+    await api.settle();
+    await api.call('DELETE', `${base}/${child.id}`);
+    await api.call('DELETE', `${base}/${parent.id}?hard_delete=true`);
+    const { branch } = await api.call('POST', `${base}/${child.id}/recover`);
+    expect(branch.parent_id).toBe(made.branch.id);
+  });
+
   test('is not there for what was deleted for good, or too long ago, or never made', async () => {
     const [hard, twice, old, unmade] = [await create(), await create(), await create(), await create()];
     await api.settle();
