@@ -35,7 +35,7 @@ import { createQueue, type RunnerQueue } from './operations/queue.ts';
 import { Runner } from './operations/runner.ts';
 import { createSchemaReader, type BranchToRead, type SchemaReader } from './schema-reader.ts';
 import { prepareExtensions, preloadLibraries } from './postgres/extensions.ts';
-import { createPastComputes, type PastComputes } from './past-computes.ts';
+import { createPastComputes, leavingFirst, type PastComputes } from './past-computes.ts';
 import { createInstallations } from './postgres/installations.ts';
 import type { Installations } from './postgres/types.ts';
 import { loadCertificates } from './proxy/certificates.ts';
@@ -237,7 +237,16 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
   const background = createBackground({ logger });
   const syncedFingerprints = new Map<string, string>();
   const activity = shared(ACTIVITY_FRESH_MS, (endpointId: string) => supervisor.activity(endpointId));
-  const common = { catalog: work, queue, supervisor, storage, nodeId, logger, activity, syncedFingerprints };
+  const common = {
+    catalog: work,
+    queue,
+    supervisor,
+    storage: leavingFirst(storage, past),
+    nodeId,
+    logger,
+    activity,
+    syncedFingerprints,
+  };
   const roles = followRoles(common);
   const space = watchSpace(common);
   const recover = createRecover({ ...common, isTemporary: (endpointId) => past.holds(endpointId) });

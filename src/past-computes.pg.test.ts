@@ -148,6 +148,17 @@ test('there are not more than allowed: whoever is not used makes way, and nobody
   past.noteConnections(branch, 0);
 });
 
+test('it ends when the data whose past it shows is about to go', async () => {
+  const past = pastComputes();
+  const { branch, points } = await branchWithPast();
+  const address = await past.reach(branch, { kind: 'lsn', lsn: points[0]!.lsn }, day());
+  const client = await connectAs(address, 'alice', 'shop');
+  const [id] = engine.supervisor.running().filter((endpointId) => past.holds(endpointId));
+  await past.leave(branch);
+  expect(engine.supervisor.address(id!)).toBeUndefined();
+  await expect(client.query('select 1')).rejects.toThrow();
+});
+
 test('a point that is not in the window is refused, and nothing is left', async () => {
   const past = pastComputes();
   const { branch } = await branchWithPast();

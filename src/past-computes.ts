@@ -42,6 +42,8 @@ export interface PastComputes {
   ): Promise<T>;
   /** How many clients are connected to any point of the timeline now. */
   noteConnections(timeline: TimelineRef, open: number): void;
+  /** Stops all that stand in the past of the timeline, which is about to be deleted. */
+  leave(timeline: TimelineRef): Promise<void>;
   /** True for the endpoint id of a compute that is wanted. */
   holds(endpointId: string): boolean;
   /** Stops those that nobody has used for a while; runs by itself every few seconds. */
@@ -126,12 +128,27 @@ export function createPastComputes(options: PastComputesOptions): PastComputes {
         if (keyOf(past.timeline) === key) options.supervisor.noteConnections(past.endpointId, open);
       }
     },
+    leave: async (timeline) => {
+      const those = [...state.computes.values()].filter((past) => keyOf(past.timeline) === keyOf(timeline));
+      await Promise.all(those.map((past) => stop(state, past)));
+    },
     holds: (endpointId) => [...state.computes.values()].some((past) => past.endpointId === endpointId),
     sweep: sweepOnce,
     close: async () => {
       clearInterval(timer);
       await sweeping?.catch(() => undefined);
       await Promise.all([...state.computes.values()].map((past) => stop(state, past)));
+    },
+  };
+}
+
+/** Who looks at the past of data that goes is cut off like the clients of its compute. */
+export function leavingFirst(storage: Storage, past: Pick<PastComputes, 'leave'>): Storage {
+  return {
+    ...storage,
+    deleteTimeline: async (timeline) => {
+      await past.leave(timeline);
+      await storage.deleteTimeline(timeline);
     },
   };
 }

@@ -1,5 +1,5 @@
 /**
- * Which endpoints may have roles and passwords that the control plane does not know of yet, because SQL made them.
+ * Which branches may have roles and passwords that the control plane does not know of yet, because SQL made them.
  *
  * Any session may have changed roles by means that the proxy cannot see (a function, a DO block): a weak suspicion, from
  * its begin until a while after its end, when the periodic comparison has long seen it. A command tag seen on its way to
@@ -21,14 +21,14 @@ const MAX_ENTRIES = 10_000;
 export function createRoleChanges(nowMs: () => number, sessions: (endpoint: ProxyEndpoint) => number): RoleChanges {
   const strong = new Map<string, number>();
   const weak = new Map<string, number>();
-  const mark = (times: Map<string, number>, { endpointId }: ProxyEndpoint) => {
+  const mark = (times: Map<string, number>, { branchId }: ProxyEndpoint) => {
     // Deleted first, so that the oldest stays in front.
-    times.delete(endpointId);
-    times.set(endpointId, nowMs());
+    times.delete(branchId);
+    times.set(branchId, nowMs());
     if (times.size > MAX_ENTRIES) times.delete(times.keys().next().value!);
   };
-  const recent = (times: Map<string, number>, { endpointId }: ProxyEndpoint, withinMs: number) => {
-    const atMs = times.get(endpointId);
+  const recent = (times: Map<string, number>, { branchId }: ProxyEndpoint, withinMs: number) => {
+    const atMs = times.get(branchId);
     return atMs !== undefined && nowMs() - atMs < withinMs;
   };
   return {
