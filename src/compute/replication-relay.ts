@@ -188,7 +188,7 @@ async function passwordOf({ configuration, owner }: Follower): Promise<string> {
   if (known !== undefined) return known;
   const password = randomBytes(32).toString('base64url');
   await mkdir(configuration, { recursive: true, mode: 0o711 });
-  await writeFile(file, `*:*:*:*:${password}\n`, { mode: 0o600 });
+  await writeFile(file, `*:*:*:*:${password}\n`, { mode: 0o400 });
   if (owner) await chown(file, owner.uid, owner.gid);
   return password;
 }

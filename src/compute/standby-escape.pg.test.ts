@@ -116,7 +116,7 @@ describe.each(await testMajors())('PostgreSQL %i', (major) => {
     for (const name of await readdir(configuration)) {
       expect(await readFile(path.join(configuration, name), 'utf8')).not.toContain(engine.secret);
     }
-    expect((await stat(door.passwordFile)).mode & 0o777).toBe(0o600);
+    expect((await stat(door.passwordFile)).mode & 0o777).toBe(0o400);
     const directory = await stat(door.directory);
     expect(directory.mode & 0o777).toBe(engine.owner ? 0o710 : 0o700);
     if (engine.owner) expect([directory.uid, directory.gid]).toEqual([0, engine.owner.gid]);
@@ -155,6 +155,13 @@ describe.each(await testMajors())('PostgreSQL %i', (major) => {
       await refused(`select pg_switch_wal()`, /42501/);
       await refused(`alter system set primary_conninfo = ''`, /42501|0A000|25006/);
     });
+  });
+
+  test('the stream cannot be ended by those whom it is not for', async () => {
+    const { rows } = await inside.primary
+      .query('select pg_terminate_backend(pid) from pg_stat_replication')
+      .catch((error: { code: string }) => ({ rows: [error.code] }));
+    expect(rows).toEqual(['42501']);
   });
 
   test('neither a foreign server nor a subscription of the primary gets through', async () => {

@@ -219,6 +219,21 @@ test('a stop of the primary does not wait for a replica that hangs', async () =>
   await engine.supervisor.suspend(replica.endpointId);
 });
 
+test('it follows again when Postgres restarts itself after a backend has crashed', async () => {
+  const { primary, owner, replica } = await pair(newest);
+  const reader = await session(await engine.supervisor.start(replica, []));
+  const { rows } = await owner.query<{ pid: number }>('select pg_backend_pid() as pid');
+  process.kill(rows[0]!.pid, 'SIGKILL');
+  await eventually(async () => {
+    const again = await session(engine.supervisor.address(primary.endpointId)!);
+    await again.query('insert into t values (1)');
+    await again.end();
+  });
+  await eventually(async () => expect(await count(reader)).toBeGreaterThan(0));
+  await engine.supervisor.suspend(replica.endpointId);
+  await engine.supervisor.suspend(primary.endpointId);
+});
+
 test('streaming to a replica keeps no compute awake, and changes are not applied to one', async () => {
   const { primary, owner, replica } = await pair(newest);
   await engine.supervisor.start(replica, await changes());

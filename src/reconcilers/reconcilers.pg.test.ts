@@ -236,6 +236,16 @@ describe('recover', () => {
     expect(engine.computes.size).toBe(0);
   });
 
+  test('a compute in the past that somebody wants stays, though no row knows it; at the next start it goes', async () => {
+    const past = { endpointId: 'past-0123456789abcdef', timeline: { projectId: 'p', timelineId: 'past-x' } };
+    engine.computes.set(past.endpointId, past as never);
+    const { computes } = createRecover({ ...parts(), isTemporary: (endpointId) => endpointId === past.endpointId });
+    for (let look = 0; look < 3; look += 1) await computes.run();
+    expect(engine.computes.has(past.endpointId)).toBe(true);
+    await createRecover(parts()).atStart();
+    expect(engine.computes.has(past.endpointId)).toBe(false);
+  });
+
   test('a state that stayed pending without an operation becomes what is', async () => {
     const [running, sleeping] = [await activeBranch(), await activeBranch()];
     engine.computes.delete(sleeping.endpointId);
