@@ -33,6 +33,7 @@ import { createActions } from './operations/actions/actions.ts';
 import { createBackground } from './operations/background.ts';
 import { createQueue, type RunnerQueue } from './operations/queue.ts';
 import { Runner } from './operations/runner.ts';
+import { createSchemaCopier, type SchemaCopier } from './schema-copy.ts';
 import { createSchemaReader, type BranchToRead, type SchemaReader } from './schema-reader.ts';
 import { prepareExtensions, preloadLibraries } from './postgres/extensions.ts';
 import { createPastComputes, leavingFirst, type PastComputes } from './past-computes.ts';
@@ -123,6 +124,7 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
   const supervisor = live.watch(createSupervisor({ home, storage, installations, logger }));
   const past = createPastComputes({ supervisor, storage, logger });
   const schemas = createSchemaReader({ home, supervisor, past });
+  const copySchema = createSchemaCopier({ home, supervisor, storage, schemas });
   const queue = createQueue({ catalog: catalog.work });
   stops.push({ what: 'queue', run: async () => queue.close() });
   const proxyClosing: Parts['proxyClosing'] = {};
@@ -136,6 +138,7 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
     supervisor,
     past,
     schemas,
+    copySchema,
     queue,
     catalog,
     live,
@@ -167,6 +170,7 @@ interface Parts {
   supervisor: Supervisor;
   past: PastComputes;
   schemas: SchemaReader;
+  copySchema: SchemaCopier;
   queue: RunnerQueue;
   catalog: Catalogs;
   live: LiveTimelines;
@@ -232,7 +236,7 @@ async function ensureFirstKey(catalog: CatalogDatabase, home: Home): Promise<voi
 
 /** Recovers what a crash left, then starts the runner and the reconcilers. */
 async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
-  const { config, nodeId, storage, supervisor, past, queue, catalog, live, logger, stops } = parts;
+  const { config, nodeId, storage, supervisor, past, copySchema, queue, catalog, live, logger, stops } = parts;
   const { work } = catalog;
   const background = createBackground({ logger });
   const syncedFingerprints = new Map<string, string>();
@@ -249,7 +253,10 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
   };
   const roles = followRoles(common);
   const space = watchSpace(common);
-  const recover = createRecover({ ...common, isTemporary: (endpointId) => past.holds(endpointId) });
+  const recover = createRecover({
+    ...common,
+    isTemporary: (endpointId) => past.holds(endpointId) || copySchema.holds(endpointId),
+  });
   const access = createProxyAccess({
     catalog: work,
     queue,
@@ -269,6 +276,7 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
   const actions = createActions({
     ...common,
     background,
+    copySchema,
     appliedAtMs: new Map(),
     ownerOf: (projectNumber) => ownerOf(config, projectNumber),
     poolIsFull: () => space.isFull(),

@@ -25,6 +25,8 @@ export interface NewBranch {
   parentTimestamp?: Timestamp | null;
   expiresAt?: Timestamp | null;
   ttlIntervalSeconds?: number | null;
+  /** Default: 'parent-data'. */
+  initSource?: 'parent-data' | 'schema-only';
 }
 
 export type BranchSortColumn = 'name' | 'created_at' | 'updated_at';
@@ -45,9 +47,9 @@ export async function insertBranch(tx: Queryable, branch: NewBranch): Promise<Br
   const rows = await tx.query<BranchRow>(
     `insert into branches (id, project_id, parent_id, name, current_state, pending_state, is_default, protected,
        annotation, annotation_updated_at, created_by, timeline_id, parent_lsn, parent_timestamp, expires_at,
-       ttl_interval_seconds)
+       ttl_interval_seconds, init_source)
      values ($1, $2, $3, $4, 'init', 'ready', $5, $6, $7::jsonb, case when $7::jsonb is null then null else now() end, $8,
-       $9, $10, $11, $12, $13)
+       $9, $10, $11, $12, $13, $14)
      returning *`,
     [
       branch.id,
@@ -63,6 +65,7 @@ export async function insertBranch(tx: Queryable, branch: NewBranch): Promise<Br
       branch.parentTimestamp ?? null,
       branch.expiresAt ?? null,
       branch.ttlIntervalSeconds ?? null,
+      branch.initSource ?? 'parent-data',
     ],
   );
   return rows[0]!;

@@ -200,6 +200,7 @@ export type OperationAction =
   | 'start_compute'
   | 'suspend_compute'
   | 'apply_config'
+  | 'apply_schema_from_branch'
   | 'sync_dbs_and_roles_from_compute';
 
 export type OperationStatus =

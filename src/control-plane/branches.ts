@@ -26,6 +26,7 @@ import {
 import { copyDatabases, listDatabases } from '../catalog/databases.ts';
 import { insertEndpoint } from '../catalog/endpoints.ts';
 import { forgetPending } from '../catalog/restores.ts';
+import type { SchemaCopyPayload } from '../catalog/schema-copies.ts';
 import { copyRoles, listRoles, updateRolePassword } from '../catalog/roles.ts';
 import type { BranchRow, DatabaseRow, EndpointRow, ProjectRow, Queryable, RoleRow } from '../catalog/types.ts';
 import { AppError } from '../lib/errors.ts';
@@ -35,7 +36,14 @@ import { listBranches, type BranchListQuery, type BranchListAnswer } from './bra
 import type { Caller } from './caller.ts';
 import { changeProject, readProject, type Context } from './context.ts';
 import { assertMayHave, planEndpoint } from './endpoint-rules.ts';
-import { branchNotFound, invalidRequest, notImplemented, unprocessable, withDetails } from './errors.ts';
+import {
+  branchNotFound,
+  conflictingOperations,
+  invalidRequest,
+  notImplemented,
+  unprocessable,
+  withDetails,
+} from './errors.ts';
 import { assertMayBeParent, assertMayExpire, parseExpiration, type Expiration } from './expiration.ts';
 import { LIMITS } from './limits.ts';
 import { validateDisplayName } from './names.ts';
@@ -124,8 +132,7 @@ async function create(context: Context, caller: Caller, projectId: string, body:
 }
 
 function refuseWhatIsMissing(asked: NonNullable<CreateBody['branch']>): void {
-  if (asked.init_source === 'schema-only') throw notImplemented('init_source "schema-only"');
-  if (asked.init_source !== undefined && asked.init_source !== 'parent-data') {
+  if (asked.init_source !== undefined && !['parent-data', 'schema-only'].includes(asked.init_source)) {
     throw invalidRequest('init_source must be parent-data or schema-only', {
       init_source: asked.init_source.slice(0, 100),
     });
@@ -134,6 +141,8 @@ function refuseWhatIsMissing(asked: NonNullable<CreateBody['branch']>): void {
     throw invalidRequest('a protected branch cannot have an expiration');
   }
 }
+
+const isSchemaOnly = (asked: NonNullable<CreateBody['branch']>): boolean => asked.init_source === 'schema-only';
 
 async function findParent(db: Queryable, projectId: string, id: string | undefined): Promise<BranchRow> {
   const parent = !id ? await findDefaultBranch(db, projectId) : await findBranch(db, projectId, id);
@@ -171,8 +180,9 @@ async function insertAll(
   const { point } = plan;
   const asked = plan.body.branch ?? {};
   const parent = await findParent(tx, project.id, asked.parent_id);
+  if (isSchemaOnly(asked)) assertHasSchema(parent);
+  else assertMayBeParent(parent);
   assertBranchable(parent);
-  assertMayBeParent(parent);
   const source = await cloneSource(tx, parent, point);
   if ((await countBranches(tx, project.id, undefined)) >= LIMITS.branchesPerProject) {
     throw unprocessable('branches limit exceeded', {}, 'BRANCHES_LIMIT_EXCEEDED');
@@ -182,14 +192,15 @@ async function insertAll(
   const branch = await insertBranch(tx, {
     id,
     projectId: project.id,
-    parentId: parent.id,
+    // A branch with a schema only has no history in common with its source: it is a root.
+    ...(isSchemaOnly(asked)
+      ? { parentId: null, initSource: 'schema-only' }
+      : { parentId: parent.id, parentLsn: point?.lsn ?? null, parentTimestamp: point?.time ?? null }),
     name,
     isDefault: false,
     protected: asked.protected ?? false,
     annotation: plan.body.annotation_value ?? null,
     createdBy: caller.userId,
-    parentLsn: point?.lsn ?? null,
-    parentTimestamp: point?.time ?? null,
     ...plan.expiration,
   });
   const endpoints = await insertEndpoints(tx, project, id, plan.body.endpoints ?? []);
@@ -201,8 +212,9 @@ async function insertAll(
     passwords: plan.passwords,
   });
   const place = { projectId: project.id, branchId: id };
-  const archived = asked.archived === true ? { archived: true } : {};
-  const operations: NewOperation[] = [{ ...place, action: 'create_branch', payload: { ...source, ...archived } }];
+  const operations = isSchemaOnly(asked)
+    ? schemaOperations(place, parent, source, asked.archived === true)
+    : [cloneOperation(place, source, asked.archived === true)];
   for (const endpoint of endpoints.filter(({ disabled }) => !disabled))
     operations.push({ ...place, endpointId: endpoint.id, action: 'start_compute' });
   const now = context.now();
@@ -214,6 +226,41 @@ async function insertAll(
     databases,
     operations: appended.map((operation) => presentOperation(operation, now)),
   };
+}
+
+type Source = Awaited<ReturnType<typeof cloneSource>>;
+
+function cloneOperation(
+  place: Pick<NewOperation, 'projectId' | 'branchId'>,
+  source: Source,
+  archived: boolean,
+): NewOperation {
+  const payload = { ...source, ...(archived && { archived }) };
+  return { ...place, action: 'create_branch', payload };
+}
+
+/** The schema is loaded before any endpoint starts: whoever connects finds all of it. */
+function schemaOperations(
+  place: Pick<NewOperation, 'projectId' | 'branchId'>,
+  parent: BranchRow,
+  { parentTimelineId, lsn }: Source,
+  archived: boolean,
+): NewOperation[] {
+  const payload: SchemaCopyPayload = {
+    sourceBranchId: parent.id,
+    sourceTimelineId: parentTimelineId,
+    ...(lsn !== undefined && { lsn }),
+    ...(archived && { archived }),
+  };
+  return [
+    { ...place, action: 'create_timeline', payload: { schemaFollows: true } },
+    { ...place, action: 'apply_schema_from_branch', payload: { ...payload } },
+  ];
+}
+
+/** Throws 'locked' until the branch has been made. */
+function assertHasSchema(source: BranchRow): void {
+  if (source.currentState === 'init' && source.pendingState !== null) throw conflictingOperations();
 }
 
 /** The read-write one first: what it brings into Postgres, the others only follow. */

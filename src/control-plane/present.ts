@@ -196,7 +196,7 @@ export function presentBranch(row: BranchRow | BranchWithCreator): Branch & { sl
     expires_at: optionalTime(row.expiresAt),
     last_reset_at: optionalTime(row.lastResetAt),
     created_by: creator === null ? undefined : { name: creator, image: '' },
-    init_source: row.parentId === null ? undefined : row.initSource,
+    init_source: row.parentId === null && row.initSource === 'parent-data' ? undefined : row.initSource,
     restore_status: row.restoreStatus ?? undefined,
     restored_from: row.restoredFrom ?? undefined,
     restored_as: row.restoredAs ?? undefined,

@@ -100,7 +100,11 @@ export class Runner {
         this.#limits.computeSlots,
         false,
       ),
-      lane(['create_timeline', 'create_branch', 'delete_timeline'], this.#limits.timelineSlots, true),
+      lane(
+        ['create_timeline', 'create_branch', 'apply_schema_from_branch', 'delete_timeline'],
+        this.#limits.timelineSlots,
+        true,
+      ),
     ];
   }
 

@@ -5,7 +5,8 @@
  * Whoever logs in as cloud_admin stays cloud_admin for such code, whatever role is set (it could reset that), so the
  * dump is run by a temporary login, the loader: no superuser, with a random secret, a member of every role of the
  * tenant, and gone afterwards. Owners of objects must be allowed to create in their schemas, which they may not be any
- * more: a second temporary role gives them that. All happens in one transaction, of which nobody sees a part.
+ * more: a second temporary role gives them that. A large schema takes several transactions, for every table takes locks
+ * of which there are only so many: nobody else may be in the database, and one where it failed is of no further use.
  */
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
@@ -29,6 +30,7 @@ export interface DatabaseSchema {
   extensionOwners: Record<string, string>;
 }
 
+const STATEMENTS_PER_TRANSACTION = 500;
 const TEMPORARY_ROLE = /^ballast_(loader|owners)_[0-9a-f]{16}$/;
 
 /** What belongs to DatabaseSchema beside the dump. */
@@ -49,7 +51,7 @@ export async function readSchemaOwners(login: InternalLogin): Promise<Omit<Datab
 
 /**
  * Every role that the dump names must exist; the database is as it was made.
- * Throws AppError 'unprocessable' with the statement's beginning when Postgres refuses one; then nothing was loaded.
+ * Throws AppError 'unprocessable' with the statement's beginning when Postgres refuses one; the transactions before stay.
  */
 export async function loadSchema(login: InternalLogin, schema: DatabaseSchema, signal?: AbortSignal): Promise<void> {
   await withInternalSession({ ...login, database: 'postgres' }, async (admin) => {
@@ -145,8 +147,9 @@ async function loadAs(
     await client.connect();
     await client.query('BEGIN');
     await giveRights(client, temporary, login.database);
-    for (const statement of splitStatements(schema.sql)) {
+    for (const [index, statement] of splitStatements(schema.sql).entries()) {
       signal?.throwIfAborted();
+      if (index > 0 && index % STATEMENTS_PER_TRANSACTION === 0) await client.query('COMMIT; BEGIN');
       await runStatement(client, statement, schema, temporary);
     }
     // What has no owner in a dump, and is the loader's therefore, becomes the database owner's.

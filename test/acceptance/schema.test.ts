@@ -176,3 +176,121 @@ describe('of two branches', () => {
     expect(past.stdout + past.stderr).toContain('basket');
   });
 });
+
+describe('a schema-only branch', () => {
+  let source: Place;
+  beforeAll(async () => {
+    source = await ballast.api.createProject({ name: 'templates' });
+    for (const statement of [
+      'create extension pg_trgm',
+      'create role app login',
+      'create role reader nologin',
+      'create table items (id int generated always as identity primary key, name text)',
+      'create index on items using gin (name gin_trgm_ops)',
+      `insert into items (name) select 'secret ' || n from generate_series(1, 1000) n`,
+      'grant select on items to reader',
+      'alter default privileges grant select on tables to reader',
+      'create view names as select name from items',
+      'alter database neondb set statement_timeout = 12345',
+      'analyze items',
+    ]) {
+      await query(source.uri, statement);
+    }
+  });
+
+  const create = async (body: object) => {
+    const created = await ballast.api.call('POST', `/projects/${source.projectId}/branches`, body);
+    await ballast.api.settle(created);
+    return created;
+  };
+  const placeOf = (created: any): Place => ({
+    ...source,
+    branchId: created.branch.id,
+    endpointId: created.endpoints[0].id,
+    uri: created.connection_uris?.[0].connection_uri ?? '',
+  });
+
+  test('is a root with roles, passwords, databases, extensions, grants, and nothing else', async () => {
+    const created = await create({
+      branch: { parent_id: source.branchId, name: 'empty', init_source: 'schema-only' },
+      endpoints: [{ type: 'read_write' }],
+    });
+    expect(created.operations.map(({ action }: { action: string }) => action)).toEqual([
+      'create_timeline',
+      'apply_schema_from_branch',
+      'start_compute',
+    ]);
+    expect(created.branch).toMatchObject({ name: 'empty', init_source: 'schema-only', current_state: 'init' });
+    expect(created.branch).not.toHaveProperty('parent_id');
+    expect(created.branch).not.toHaveProperty('parent_lsn');
+    const place = placeOf(created);
+    const { branch } = await ballast.api.call('GET', branchPath(place));
+    expect(branch).toMatchObject({ current_state: 'ready', init_source: 'schema-only' });
+    const uri = ballast.uri(place);
+    expect(await scalar(uri, 'select count(*)::int from items')).toBe(0);
+    expect(await scalar(uri, 'select count(*)::int from pg_stats where schemaname = $$public$$')).toBe(0);
+    expect(await query(uri, `insert into items (name) values ('first') returning id`)).toEqual([{ id: 1 }]);
+    expect(await scalar(uri, 'show statement_timeout')).toBe('12345ms');
+    expect(await scalar(uri, `select has_table_privilege('reader', 'names', 'select')`)).toBe(true);
+    expect(await scalar(uri, `select pg_has_role('app', 'neon_superuser', 'member')`)).toBe(false);
+    expect(await scalar(uri, `select pg_has_role('neondb_owner', 'neon_superuser', 'member')`)).toBe(true);
+    expect(await query(uri, `select rolname::text from pg_roles where rolname like 'ballast%'`)).toEqual([]);
+    expect((await schema(place)).sql).toBe((await schema(source)).sql);
+    expect((await compare(place, { base_branch_id: source.branchId })).diff).toBe('');
+    const { roles } = await ballast.api.call('GET', `${branchPath(place)}/roles`);
+    expect(roles.map(({ name }: { name: string }) => name).toSorted()).toEqual(['app', 'neondb_owner', 'reader']);
+    const reveal = `${branchPath(place)}/roles/neondb_owner/reveal_password`;
+    expect((await ballast.api.call('GET', reveal)).password).toBe(source.password);
+  });
+
+  test('of a sleeping source at a point of its past, without an endpoint; the source sleeps on', async () => {
+    await sleep(1_100);
+    const before = new Date().toISOString();
+    await sleep(1_100);
+    await query(source.uri, 'create table later (x int)');
+    await ballast.api.suspend(source);
+    const created = await create({
+      branch: { parent_id: source.branchId, name: 'past', init_source: 'schema-only', parent_timestamp: before },
+    });
+    expect(created.endpoints).toEqual([]);
+    expect(await ballast.api.endpointState(source)).toBe('idle');
+    const { sql } = await schema({ ...source, branchId: created.branch.id });
+    expect(sql).toContain('CREATE TABLE public.items');
+    expect(sql).not.toContain('later');
+    // An endpoint that it gets later finds all of it.
+    const { endpoint, operations } = await ballast.api.call('POST', `/projects/${source.projectId}/endpoints`, {
+      endpoint: { branch_id: created.branch.id, type: 'read_write' },
+    });
+    await ballast.api.settle({ operations });
+    const uri = ballast.uri({ ...source, endpointId: endpoint.id });
+    expect(await query(uri, 'select * from items')).toEqual([]);
+    // It can be deleted, unlike the first root.
+    await ballast.api.callAndSettle('DELETE', branchPath({ ...source, branchId: created.branch.id }));
+  });
+
+  test('neon branches create --schema-only', async () => {
+    const created = await neonCli(ballast).json([
+      ...['branches', 'create', '--project-id', source.projectId, '--name', 'by-cli', '--schema-only'],
+      ...['--parent', source.branchId],
+    ]);
+    expect(created.branch).not.toHaveProperty('parent_id');
+    const place = { ...source, branchId: created.branch.id, endpointId: created.endpoints[0].id };
+    await ballast.api.idle(source.projectId);
+    expect(await query(ballast.uri(place), 'select * from items')).toEqual([]);
+  });
+
+  test('a schema that refuses to be loaded says so, and its branch can be deleted', async () => {
+    await query(source.uri, 'create table marks as select 1 as x');
+    await query(
+      source.uri,
+      `create function once() returns int language plpgsql immutable as $$ begin
+         if not exists (select from public.marks) then raise exception 'no marks'; end if; return 1; end $$`,
+    );
+    await query(source.uri, 'create index on items (id) where once() = 1');
+    const created = await ballast.api.call('POST', `/projects/${source.projectId}/branches`, {
+      branch: { parent_id: source.branchId, name: 'refused', init_source: 'schema-only' },
+    });
+    await expect(ballast.api.settle(created)).rejects.toThrow(/the schema could not be loaded: no marks/);
+    await ballast.api.callAndSettle('DELETE', branchPath({ ...source, branchId: created.branch.id }));
+  });
+});

@@ -8,6 +8,7 @@ import { createActions } from '../../src/operations/actions/actions.ts';
 import { createBackground, type Background } from '../../src/operations/background.ts';
 import { createQueue, type RunnerQueue } from '../../src/operations/queue.ts';
 import { Runner } from '../../src/operations/runner.ts';
+import type { SchemaCopier } from '../../src/schema-copy.ts';
 import type { FakeEngine } from './fake-engine.ts';
 
 export const TEST_NODE = 'node-test';
@@ -20,6 +21,20 @@ export interface TestOperations {
   /** What the actions see of the pool; false at first. */
   pool: { full: boolean };
   stop(): Promise<void>;
+}
+
+/** The copy has the roles and databases that the source's Postgres holds. */
+function fakeCopySchema(engine: FakeEngine): Pick<SchemaCopier, 'copy' | 'abandon'> {
+  return {
+    copy: async ({ source, point, target }) => {
+      await engine.storage.createRootTimeline(target);
+      await engine.fault(`copySchema ${source.timelineId} ${JSON.stringify(point)}`);
+      const facts = structuredClone(engine.facts.get(source.timelineId) ?? { roles: [], databases: [] });
+      engine.facts.set(target.timelineId, facts);
+      return { ...facts, fingerprint: 'copied' };
+    },
+    abandon: async () => undefined,
+  };
 }
 
 /** The runner is not started. It tries three times, without pauses to speak of. */
@@ -38,6 +53,7 @@ export function makeTestOperations(options: {
     catalog,
     storage: engine.storage,
     supervisor: engine.supervisor,
+    copySchema: fakeCopySchema(engine),
     background,
     syncedFingerprints,
     appliedAtMs: new Map(),

@@ -129,7 +129,6 @@ describe('refused', () => {
     [{ branch: { parent_timestamp: 'yesterday' } }, 400],
     [{ branch: { parent_timestamp: '2026-01-01T00:00:00' } }, 400],
     [{ branch: { parent_lsn: '0/1', parent_timestamp: '2026-01-01T00:00:00Z' } }, 400],
-    [{ branch: { init_source: 'schema-only' } }, 501],
     [{ branch: { init_source: 'thin-air' } }, 400],
     [{ branch: { expires_at: '2099-01-01T00:00:00Z' } }, 400],
     [{ branch: { expires_at: '2020-01-01T00:00:00Z' } }, 400],

@@ -4,6 +4,7 @@
 import type { OperationAction } from '../../catalog/types.ts';
 import type { Action } from '../types.ts';
 import { applyConfig } from './apply-config.ts';
+import { applySchemaFromBranch } from './apply-schema-from-branch.ts';
 import type { ActionContext } from './context.ts';
 import { createBranch } from './create-branch.ts';
 import { createTimeline } from './create-timeline.ts';
@@ -20,6 +21,7 @@ export function createActions(context: ActionContext): Record<OperationAction, A
     start_compute: startCompute(context),
     suspend_compute: suspendCompute(context),
     apply_config: applyConfig(context),
+    apply_schema_from_branch: applySchemaFromBranch(context),
     sync_dbs_and_roles_from_compute: syncDbsAndRolesFromCompute(context),
   };
 }

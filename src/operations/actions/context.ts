@@ -8,12 +8,14 @@ import type { ComputeChange, ComputeSpec, StandbySpec, Supervisor } from '../../
 import { AppError } from '../../lib/errors.ts';
 import type { Logger } from '../../lib/log.ts';
 import type { FileOwner, Storage } from '../../storage/types.ts';
+import type { SchemaCopier } from '../../schema-copy.ts';
 import type { Background } from '../background.ts';
 
 export interface ActionContext {
   catalog: Queryable;
   storage: Storage;
   supervisor: Supervisor;
+  copySchema: Pick<SchemaCopier, 'copy' | 'abandon'>;
   /** The operating-system user of a project; undefined unless Ballast runs as root. */
   ownerOf(projectNumber: number): FileOwner | undefined;
   /** Loaded unless a project's settings say otherwise. */

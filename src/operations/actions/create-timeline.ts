@@ -18,6 +18,8 @@ export function createTimeline({ catalog, storage, ownerOf }: ActionContext): Ac
         pgVersion: work.pgVersion,
         owner: ownerOf(work.projectNumber),
       });
+      // The branch is ready once it has its schema.
+      if (operation.payload['schemaFollows'] === true) return;
       return { transition: (tx) => branchReady(tx, { branchId, parentLsn: null, parentTimestamp: null }) };
     },
     undo: async (operation) => {
