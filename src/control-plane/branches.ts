@@ -36,14 +36,7 @@ import { listBranches, type BranchListQuery, type BranchListAnswer } from './bra
 import type { Caller } from './caller.ts';
 import { changeProject, readProject, type Context } from './context.ts';
 import { assertMayHave, planEndpoint } from './endpoint-rules.ts';
-import {
-  branchNotFound,
-  conflictingOperations,
-  invalidRequest,
-  notImplemented,
-  unprocessable,
-  withDetails,
-} from './errors.ts';
+import { branchNotFound, conflictingOperations, invalidRequest, unprocessable, withDetails } from './errors.ts';
 import { assertMayBeParent, assertMayExpire, parseExpiration, type Expiration } from './expiration.ts';
 import { LIMITS } from './limits.ts';
 import { validateDisplayName } from './names.ts';

@@ -265,3 +265,15 @@ test('a schema that Postgres refuses leaves nothing behind, and neither does a c
   expect(await leftovers(target)).toEqual([]);
   expect(await dumpSchema(target)).toBe(await dumpSchema(source));
 });
+
+test('more tables than one transaction could lock', async () => {
+  const source = await running(majors.at(-1)!, true);
+  const tables = `begin for n in 1..3000 loop execute format('create table t%s (id int primary key, note text)', n);
+    if n % 100 = 0 then commit; end if; end loop; end`;
+  await as(source, 'owner', `do $$ ${tables} $$`);
+  const target = await running(source.major, false);
+  await copy(source, target);
+  const count = `SELECT pg_catalog.count(*)::text FROM pg_catalog.pg_tables WHERE schemaname = 'public' AND tableowner = 'owner'`;
+  expect(await admin(target, count)).toEqual([['3000']]);
+  expect(await leftovers(target)).toEqual([]);
+});

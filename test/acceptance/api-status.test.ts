@@ -276,8 +276,7 @@ test('412: roles need a read-write endpoint', async () => {
 
 describe('501', () => {
   test.each([
-    ['POST', () => `${branch()}/snapshot`, undefined],
-    ['GET', () => `${branch()}/schema?db_name=neondb`, undefined],
+    ['POST', () => `${branch()}/anonymize`, undefined],
     ['GET', () => `${branch()}/auth`, undefined],
   ] as const)('%s of what later versions bring', async (method, path, body) => {
     const reply = await ballast.api.request(method, path(), body);
