@@ -279,6 +279,25 @@ describe('a schema-only branch', () => {
     expect(await query(ballast.uri(place), 'select * from items')).toEqual([]);
   });
 
+  test.each([50, 700, 1500])('kill -9 %i ms into the copy: it is made again', async (afterMs) => {
+    const created = await ballast.api.call('POST', `/projects/${source.projectId}/branches`, {
+      branch: { parent_id: source.branchId, init_source: 'schema-only' },
+      endpoints: [{ type: 'read_write' }],
+    });
+    await sleep(afterMs);
+    await ballast.kill9();
+    await ballast.start();
+    await ballast.api.settle(created);
+    const place = { ...source, branchId: created.branch.id, endpointId: created.endpoints[0].id };
+    expect(await query(ballast.uri(place), `select rolname::text from pg_roles where rolname like 'ballast%'`)).toEqual(
+      [],
+    );
+    expect((await compare(place, { base_branch_id: source.branchId })).diff).toBe('');
+    await ballast.api.callAndSettle('DELETE', `${branchPath(place)}?hard_delete=true`);
+    const computes = await ballast.postgresProcesses();
+    expect(computes.filter(({ command }) => command.includes('schema-'))).toEqual([]);
+  });
+
   test('a schema that refuses to be loaded says so, and its branch can be deleted', async () => {
     await query(source.uri, 'create table marks as select 1 as x');
     await query(
