@@ -4,7 +4,7 @@
  * Life of a row: `scheduling`, or at once `running` without a lease when nothing is before it on its branch (that is
  * what clients are used to see); a runner claims it by taking the lease; it ends as finished, failed or skipped.
  * Order: of one branch (and of one endpoint) only the oldest unfinished row can be claimed, and only while no other
- * holds a lease; and a branch is created after its parent. Claiming reads the partial indexes of unfinished rows, so
+ * holds a lease; and a branch is created after its parent, one from a snapshot after that. Claiming reads the partial indexes of unfinished rows, so
  * finished ones cost nothing.
  * `status in (UNFINISHED)` must stay word for word what those indexes say, or they are not used.
  */
@@ -128,6 +128,8 @@ const CLAIM = `
         from branches b join operations e on e.branch_id = b.parent_id
         where b.id = c.branch_id and e.status in ${UNFINISHED} and e.action in ('create_timeline', 'create_branch')
         offset 0))
+      and (c.action <> 'create_branch' or not exists (select 1 from operations e
+        where e.payload ->> 'snapshotId' = c.payload ->> 'parentTimelineId' and e.status in ${UNFINISHED}))
     order by c.seq limit $5
     for update of c skip locked))
   returning ${COLUMNS.replace(/(\w+)(,|$)/g, 'o.$1$2')},

@@ -155,6 +155,20 @@ describe('snapshots', () => {
 });
 
 describe('restore', () => {
+  test('asked for before the snapshot is there waits for it', async () => {
+    let go!: () => void;
+    const gate = new Promise<void>((resolve) => (go = resolve));
+    engine.fault = (call) => (call.startsWith('createChild snap') ? gate : undefined);
+    const { snapshot } = await rules.plane.snapshots.create(rules.caller, projectId, branchId, {});
+    const { branch } = await restore(snapshot.id, false);
+    await waitFor('the snapshot to be begun', async () => engine.calls.includes(`createChild ${snapshot.id}`));
+    operations.queue.poke();
+    expect(engine.calls).not.toContain(`createChild ${branch.id}`);
+    go();
+    await atRest();
+    expect(engine.timelines.get(branch.id)).toMatchObject({ parentTimelineId: snapshot.id });
+  });
+
   test('to look at first, then finalized: clients are cut once', async () => {
     const id = await take();
     const { branch } = await restore(id, false);

@@ -81,8 +81,6 @@ interface RestorePlan {
 async function restore(context: Context, tx: Queryable, plan: RestorePlan): Promise<RestoreSnapshotResponses[200]> {
   const { caller, project, body } = plan;
   const snapshot = await snapshotOf(tx, project.id, plan.snapshotId);
-  // The timeline that is to be cloned is not there yet.
-  if (snapshot.state === 'init') throw conflictingOperations();
   const target = await targetOf(tx, project.id, snapshot, body);
   if ((await countBranches(tx, project.id, undefined)) >= LIMITS.branchesPerProject) {
     throw unprocessable('branches limit exceeded', {}, 'BRANCHES_LIMIT_EXCEEDED');

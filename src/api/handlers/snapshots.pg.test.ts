@@ -166,10 +166,8 @@ describe('refusals of snapshots', () => {
     expect(await refused('POST', `${source}/snapshot`)).toEqual([422, 'snapshots limit exceeded; max:"100"']);
   });
 
-  test('423: deletion while it is being restored, restoration while it is being made', async () => {
+  test('423: deletion while it is being restored', async () => {
     const { snapshot } = await api.call('POST', `${source}/snapshot`);
-    expect(await refused('POST', `${project}/snapshots/${snapshot.id}/restore`)).toEqual([423, BUSY]);
-    await settle();
     await api.call('POST', `${project}/snapshots/${snapshot.id}/restore`, {});
     expect(await refused('DELETE', `${project}/snapshots/${snapshot.id}`)).toEqual([423, BUSY]);
     await settle();
