@@ -369,6 +369,41 @@ describe('expire-branches', () => {
   });
 });
 
+describe('the process ends in the middle', () => {
+  test.each([
+    ['expire-branches', 'suspend ', `expires_at = now() - interval '1 second'`],
+    [
+      'purge-deleted',
+      'delete ',
+      `deleted_at = now() - interval '8 days', recoverable_until = now() - interval '1 day'`,
+    ],
+  ])('of %s: the next one brings it to its end', async (name, step, state) => {
+    const branch = await activeBranch();
+    await db.catalog.query(`update branches set ${state} where id = $1`, [branch.branchId]);
+    let reached!: () => void;
+    const atStep = new Promise<void>((resolve) => (reached = resolve));
+    let died = false;
+    engine.fault = (call) => {
+      if (died || !call.startsWith(step)) return;
+      reached();
+      // A process that is gone does nothing any more.
+      return new Promise(() => undefined);
+    };
+    await runner.start();
+    const reconciler = (name === 'expire-branches' ? expireBranches : purgeDeleted)(parts());
+    // Two processes at once do it once.
+    await Promise.all([reconciler.run(), reconciler.run()]);
+    await atStep;
+    died = true;
+    void work.stop();
+    work = makeTestOperations({ catalog: db.catalog, engine });
+    await work.runner.start();
+    await expect.poll(async () => (await operationsOf(branch)).map((row) => row.status)).toEqual(['finished']);
+    expect(engine.computes.has(branch.endpointId)).toBe(false);
+    expect(engine.timelines.has(branch.branchId)).toBe(name === 'expire-branches');
+  });
+});
+
 describe('purge-deleted', () => {
   const softly = (branch: TestBranch, age: string) =>
     db.catalog.query(
