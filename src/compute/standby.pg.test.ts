@@ -57,6 +57,12 @@ async function kill(spec: ComputeSpec): Promise<void> {
   await eventually(async () => expect(engine.supervisor.address(spec.endpointId)).toBeUndefined());
 }
 
+const streaming = (primary: ComputeSpec) =>
+  eventually(async () => {
+    const counted = await engine.supervisor.query(primary.endpointId, 'select count(*) from pg_stat_replication');
+    expect(counted).toEqual([['1']]);
+  });
+
 /** Every process of the compute stands still until the result is called. */
 async function halt(spec: ComputeSpec): Promise<() => void> {
   const { pid } = (await readPostmaster(engine.storage.dataDirectory(spec.timeline)))!;
@@ -186,6 +192,7 @@ describe.each(majors)('PostgreSQL %i', (major) => {
 test('a replica that was left behind takes from the archive what the primary has removed', async () => {
   const { primary, owner, replica } = await pair(newest);
   const reader = await session(await engine.supervisor.start(replica, []));
+  await streaming(primary);
   const goOn = await halt(replica);
   await owner.query(`insert into t select generate_series(1, 400000)`);
   // Stopping the primary ends the stream, which would otherwise keep its WAL.
@@ -207,6 +214,7 @@ test('a replica that was left behind takes from the archive what the primary has
 test('a stop of the primary does not wait for a replica that hangs', async () => {
   const { primary, owner, replica } = await pair(newest);
   await engine.supervisor.start(replica, []);
+  await streaming(primary);
   const goOn = await halt(replica);
   await owner.query('insert into t select generate_series(1, 100000)');
   const begun = performance.now();
@@ -243,9 +251,7 @@ test('streaming to a replica keeps no compute awake, and changes are not applied
     expect(seen.busy).toBe(false);
     expect(seen.fingerprint).not.toBe('');
   });
-  expect(await engine.supervisor.query(primary.endpointId, 'select count(*) from pg_stat_replication')).toEqual([
-    ['1'],
-  ]);
+  await streaming(primary);
   expect((await engine.supervisor.activity(replica.endpointId))!.fingerprint).toBe('');
   await engine.supervisor.suspend(replica.endpointId);
   await engine.supervisor.suspend(primary.endpointId);
@@ -266,6 +272,27 @@ test('the restore command quotes what the shell and Postgres would read', () => 
   expect(restoreCommand(`/pool/it's 5%`, 'linux')).toBe(
     `[ -e '/pool/it'\\''s 5%%'/%f ] && cp --reflink=auto '/pool/it'\\''s 5%%'/%f %p`,
   );
+});
+
+test('primaries and replicas that start at once take turns', async () => {
+  const one = await openWholeEngine();
+  try {
+    const supervisor = one.anotherSupervisor({ parallelStarts: 1 });
+    const primary = await one.root('turns', newest);
+    await supervisor.start(primary, await changes());
+    for (let round = 0; round < 3; round += 1) {
+      await supervisor.suspend(primary.endpointId);
+      const replicas = [1, 2, 3].map((number) => one.replica(`turns-ro-${number}`, primary));
+      await Promise.all([
+        supervisor.start(replicas[0]!, []),
+        supervisor.start(primary, []),
+        ...replicas.slice(1).map((replica) => supervisor.start(replica, [])),
+      ]);
+      await Promise.all(replicas.map(({ endpointId }) => supervisor.suspend(endpointId)));
+    }
+  } finally {
+    await one.close();
+  }
 });
 
 // The last one: from here on another supervisor answers for the primaries.

@@ -58,9 +58,7 @@ const RELOAD_ATTEMPTS = 500;
 
 /** The caller holds the timeline's data directory. */
 export async function startCompute(context: StartContext, spec: ComputeSpec): Promise<Compute> {
-  const timeline = spec.standby
-    ? await createStandby(context, spec, spec.standby)
-    : await context.storage.readTimeline(spec.timeline);
+  const timeline = await context.storage.readTimeline(spec.timeline);
   if (!timeline) throw new AppError('not_found', 'branch not found', { internal: 'no such timeline' });
   const installation = await context.installations.get(spec.pgVersion);
   const compute = await startByKind(context, spec, installation, timeline);
@@ -71,13 +69,6 @@ export async function startCompute(context: StartContext, spec: ComputeSpec): Pr
     throw error;
   }
   return compute;
-}
-
-/** Its data is made anew: what it was at the last time is of no use to anybody. */
-function createStandby({ storage }: StartContext, spec: ComputeSpec, { of, point }: StandbySpec) {
-  const { timeline, owner } = spec;
-  if (of.projectId !== timeline.projectId) throw new Error('a standby is in the project of its primary');
-  return storage.createStandbyTimeline({ ...timeline, parentTimelineId: of.timelineId, owner, point });
 }
 
 function startByKind(

@@ -27,7 +27,7 @@ import { sandboxLauncher } from './sandbox.ts';
 import { createReplicationRelay } from './replication-relay.ts';
 import type { StartContext } from './start-compute.ts';
 import { startCompute } from './start-compute.ts';
-import type { ComputeAddress, ComputeChange, ComputeSpec, Supervisor } from './types.ts';
+import type { ComputeAddress, ComputeChange, ComputeSpec, StandbySpec, Supervisor } from './types.ts';
 
 export interface SupervisorOptions {
   home: Home;
@@ -147,7 +147,7 @@ async function start(state: State, spec: ComputeSpec, given: readonly ComputeCha
     current.tracker.noteUse();
     return current.address;
   }
-  if (spec.standby) return startStandby(state, spec);
+  if (spec.standby) return startStandby(state, spec, spec.standby);
   const compute = await state.context.storage.withDataDirectory(spec.timeline, async () => {
     await stopCurrent(state, spec.endpointId);
     const started = await state.starts.run(() => startCompute(state.context, spec));
@@ -162,10 +162,16 @@ async function start(state: State, spec: ComputeSpec, given: readonly ComputeCha
   return compute.address;
 }
 
-async function startStandby(state: State, spec: ComputeSpec): Promise<ComputeAddress> {
-  await suspend(state, spec.endpointId);
+/** Its data is made anew: what it was at the last time is of no use to anybody. */
+async function startStandby(state: State, spec: ComputeSpec, { of, point }: StandbySpec): Promise<ComputeAddress> {
+  const { timeline, owner, endpointId } = spec;
+  const { storage } = state.context;
+  if (of.projectId !== timeline.projectId) throw new Error('a standby is in the project of its primary');
+  await suspend(state, endpointId);
   try {
-    return await state.context.storage.withDataDirectory(spec.timeline, async () => {
+    return await storage.withDataDirectory(timeline, async () => {
+      // Before its turn to start: it waits for a primary that starts, which may be waiting for a turn.
+      await storage.createStandbyTimeline({ ...timeline, parentTimelineId: of.timelineId, owner, point });
       const started = await state.starts.run(() => startCompute(state.context, spec));
       register(state, started);
       return started.address;

@@ -236,6 +236,16 @@ describe('recover', () => {
     expect(engine.computes.size).toBe(0);
   });
 
+  test('at start, the data of standbys goes unless their compute has outlived Ballast', async () => {
+    const branch = await activeBranch();
+    for (const timelineId of ['ep-dead-replica', branch.endpointId]) {
+      engine.timelines.set(timelineId, { projectId, timelineId, kind: 'standby' } as never);
+    }
+    await createRecover(parts()).atStart();
+    expect(engine.timelines.has('ep-dead-replica')).toBe(false);
+    expect(engine.timelines.has(branch.endpointId)).toBe(true);
+  });
+
   test('a compute in the past that somebody wants stays, though no row knows it; at the next start it goes', async () => {
     const past = { endpointId: 'past-0123456789abcdef', timeline: { projectId: 'p', timelineId: 'past-x' } };
     engine.computes.set(past.endpointId, past as never);

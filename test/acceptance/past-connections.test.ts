@@ -145,3 +145,14 @@ test('it goes when nobody has used it for half a minute; a transaction keeps it'
   await client.end();
   await waitFor('the last one to go', async () => (await computes()).length === 0, { timeoutMs: 60_000 });
 });
+
+test('a kill -9 of Ballast leaves none of them behind', async () => {
+  const option = `neon_lsn:${moments[0]!.lsn}`;
+  expect(await query(uriAt(option), names)).toHaveLength(1);
+  expect((await computes()).length).toBeGreaterThan(0);
+  await ballast.kill9();
+  await ballast.start();
+  await waitFor('what was left running to be gone', async () => (await computes()).length === 0);
+  expect((await ballast.timelineDirectories()).filter((name) => name.includes('past-'))).toEqual([]);
+  expect(await query(uriAt(option), names)).toHaveLength(1);
+});

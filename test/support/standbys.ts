@@ -5,6 +5,7 @@ import { randomBytes } from 'node:crypto';
 import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
+import type { SupervisorOptions } from '../../src/compute/supervisor.ts';
 import { createSupervisor } from '../../src/compute/supervisor.ts';
 import type { ComputeSpec, Supervisor } from '../../src/compute/types.ts';
 import type { Home } from '../../src/home.ts';
@@ -26,7 +27,7 @@ export interface WholeEngine {
   storage: Storage;
   supervisor: Supervisor;
   /** Another supervisor over the same directories, as after a restart of Ballast. */
-  anotherSupervisor(): Supervisor;
+  anotherSupervisor(options?: Partial<SupervisorOptions>): Supervisor;
   /** A new project root and the spec of its read-write endpoint. */
   root(name: string, major: number, overrides?: Partial<ComputeSpec>): Promise<ComputeSpec>;
   /** A read replica of it. */
@@ -47,8 +48,8 @@ export async function openWholeEngine(options: { pool?: string; logger?: Logger 
   const live = createLiveTimelines(home);
   const storage = await createStorage({ home, installations, logger, findLivePostgres: live.find });
   const supervisors: Supervisor[] = [];
-  const anotherSupervisor = () => {
-    const supervisor = live.watch(createSupervisor({ home, storage, installations, logger }));
+  const anotherSupervisor = (more: Partial<SupervisorOptions> = {}) => {
+    const supervisor = live.watch(createSupervisor({ home, storage, installations, logger, ...more }));
     supervisors.push(supervisor);
     return supervisor;
   };
