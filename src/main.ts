@@ -7,9 +7,7 @@ import { access, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { handlers } from './api/handlers.ts';
 import { createApiServer } from './api/server.ts';
-import { CatalogDatabase, parseCatalogUrl, type CatalogConnection } from './catalog/database.ts';
-import { startEmbeddedCatalog } from './catalog/embedded.ts';
-import { migrate } from './catalog/migrate.ts';
+import type { CatalogDatabase } from './catalog/database.ts';
 import { nodeId as readNodeId } from './catalog/nodes.ts';
 import { endpointLost } from './catalog/reconciling.ts';
 import { createSupervisor } from './compute/supervisor.ts';
@@ -23,9 +21,9 @@ import { DEFAULT_PG_VERSION } from './control-plane/projects.ts';
 import { createProxyAccess, type ProxyAccessWithCaches } from './control-plane/proxy-access.ts';
 import type { Home } from './home.ts';
 import { lockHome } from './home-lock.ts';
+import { openCatalog, stopInOrder, type Catalogs, type Stop } from './open-catalog.ts';
 import { prepareHome } from './home-prepare.ts';
 import { durable, writeFileDurably } from './lib/durable.ts';
-import { AppError, errorMessage, isAppError } from './lib/errors.ts';
 import type { Logger } from './lib/log.ts';
 import { SecretBox } from './lib/secret-box.ts';
 import { createLiveTimelines, type LiveTimelines } from './live-timelines.ts';
@@ -50,6 +48,7 @@ import { startReconcilers } from './reconcilers/reconciler.ts';
 import { createRecover } from './reconcilers/recover.ts';
 import { expireSnapshots, measureSnapshots } from './reconcilers/snapshots.ts';
 import { suspendIdle } from './reconcilers/suspend-idle.ts';
+import { describeProjects } from './reconcilers/describe-projects.ts';
 import { watchSpace } from './reconcilers/watch-space.ts';
 import { createStorage } from './storage/storage.ts';
 import type { FileOwner, PoolStatus, Storage } from './storage/types.ts';
@@ -71,16 +70,8 @@ export interface StartOptions {
 const DRAIN_MS = 20_000;
 const PROXY_GRACE_MS = 10_000;
 const CERTIFICATE_CHECK_MS = 12 * 3600 * 1000;
-/** Sessions of the catalog: for requests, and for the work that requests wait for. */
-const REQUEST_SESSIONS = 16;
-const WORK_SESSIONS = 12;
 const ROLE_CHECK_WITHIN_MS = 5_000;
 const ACTIVITY_FRESH_MS = 500;
-
-interface Stop {
-  what: string;
-  run(): Promise<void>;
-}
 
 /** Throws AppError or ConfigError with a text for people; whatever had been started is stopped again. */
 export async function startBallast(config: Config, options: StartOptions): Promise<RunningBallast> {
@@ -93,19 +84,6 @@ export async function startBallast(config: Config, options: StartOptions): Promi
   } catch (error) {
     await stopAll();
     throw error;
-  }
-}
-
-/** What was started last stops first; each only once. */
-async function stopInOrder(stops: Stop[], logger: Logger): Promise<void> {
-  for (let stop = stops.pop(); stop; stop = stops.pop()) {
-    const begunMs = performance.now();
-    try {
-      await stop.run();
-    } catch (error) {
-      logger.error({ err: error, what: stop.what }, 'did not stop well');
-    }
-    logger.debug({ what: stop.what, durationMs: Math.round(performance.now() - begunMs) }, 'stopped');
   }
 }
 
@@ -156,11 +134,6 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
   return { ...ports, pool };
 }
 
-interface Catalogs {
-  requests: CatalogDatabase;
-  work: CatalogDatabase;
-}
-
 interface Parts {
   config: Config;
   home: Home;
@@ -178,30 +151,6 @@ interface Parts {
   proxyClosing: { done?: Promise<void> };
   logger: Logger;
   stops: Stop[];
-}
-
-async function openCatalog(
-  parts: Pick<Parts, 'config' | 'home' | 'installations' | 'logger' | 'stops'>,
-): Promise<Catalogs> {
-  const { config, logger, stops } = parts;
-  let connection: CatalogConnection;
-  if (config.catalogUrl === undefined) {
-    const embedded = await startEmbeddedCatalog(parts);
-    stops.push({ what: 'embedded catalog', run: () => embedded.stop() });
-    connection = embedded.connection;
-  } else {
-    connection = parseCatalogUrl(config.catalogUrl);
-  }
-  const requests = new CatalogDatabase({ connection, logger, name: 'ballast', maxConnections: REQUEST_SESSIONS });
-  const work = new CatalogDatabase({ connection, logger, name: 'ballast-work', maxConnections: WORK_SESSIONS });
-  stops.push({ what: 'catalog sessions', run: async () => void (await Promise.all([requests.close(), work.close()])) });
-  const ran = await migrate(requests).catch((error: unknown) => {
-    if (config.catalogUrl === undefined) throw error;
-    const reason = isAppError(error, 'unavailable') ? 'cannot be reached' : `cannot be used: ${errorMessage(error)}`;
-    throw new AppError('unavailable', `the database of --catalog-url ${reason}`, { cause: error });
-  });
-  if (ran.length > 0) logger.info({ migrations: ran }, 'brought the catalog up to date');
-  return { requests, work };
 }
 
 /** Listeners by endpoint, each called for the next start. */
@@ -251,6 +200,8 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
     activity,
     syncedFingerprints,
   };
+  const descriptions = describeProjects(common);
+  stops.push({ what: 'descriptions of projects', run: () => descriptions.run() });
   const roles = followRoles(common);
   const space = watchSpace(common);
   const recover = createRecover({
@@ -309,6 +260,7 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
       measureSizes(common),
       keepHistory(common),
       trimHistory(common),
+      descriptions,
       expireBranches(common),
       purgeDeleted(common),
       archiveBranches(common),
@@ -390,7 +342,7 @@ function branchToRead(
 }
 
 /** As root every project has a user of its own; the first one belongs to the catalog. */
-function ownerOf(config: Config, projectNumber: number): FileOwner | undefined {
+export function ownerOf(config: Config, projectNumber: number): FileOwner | undefined {
   if (process.getuid?.() !== 0) return undefined;
   const uid = config.computeUidBase + projectNumber;
   return { uid, gid: uid };

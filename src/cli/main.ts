@@ -61,6 +61,25 @@ function buildProgram(setExitCode: (code: number) => void): Command {
 
   addKeys(program.command('keys').description('API keys'));
   addPool(program.command('pool').description('a copy-on-write pool inside a file'));
+  addSettings(
+    program.command('catalog').description("the control plane's own database").command('rebuild'),
+    ALL_SETTINGS,
+  )
+    .description('make a lost catalog anew from what lies in the pool, with Ballast stopped')
+    .option('--yes', 'do not ask', false)
+    .option('--force', 'even when the catalog has projects: it is moved aside', false)
+    .action(async (options: { yes: boolean; force: boolean }, command: Command) => {
+      const { rebuild } = await import('./catalog.ts');
+      setExitCode(await rebuild(configOf(command, process.env), options));
+    });
+
+  addSettings(program.command('verify').argument('[project]').argument('[branch]'), ALL_SETTINGS)
+    .description('restore branches into throw-away copies and check every page, with Ballast stopped')
+    .option(...JSON_OPTION)
+    .action(async (project: string | undefined, branch: string | undefined, options: JsonOption, command: Command) => {
+      const { verify } = await import('./verify.ts');
+      setExitCode(await verify(configOf(command, process.env), { project, branch }, options));
+    });
   addPostgres(program.command('postgres').description('PostgreSQL majors for projects'));
   return program;
 }

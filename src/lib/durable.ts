@@ -13,6 +13,7 @@ export type SyncStep =
   | 'timeline-directory'
   | 'base'
   | 'recovered-file'
+  | 'project-description'
   | 'template'
   | 'pool-image';
 

@@ -2,7 +2,8 @@
  * Where things are in the pool. Only names; nothing here touches the disk.
  *
  *   <pool>/template/<name>/              templates (postgres/template.ts)
- *   <pool>/<project>/<branch>/           a timeline
+ *   <pool>/<project>/project.json        what the catalog says of the project; see describeProject
+ *   <pool>/<project>/<timeline>/         a timeline
  *       timeline.json                    its commit record: written last, without it the directory is garbage
  *       pgdata/                          live; only this branch's compute writes it
  *       bases/<n>/{base.json,pgdata/}    immutable images; base.json is the commit record of a base
@@ -63,6 +64,13 @@ export function timelineLayout(pool: string, timeline: TimelineRef): TimelineLay
     bases: path.join(root, 'bases'),
     wal: path.join(root, 'wal'),
   };
+}
+
+export const DESCRIPTION_NAME = 'project.json';
+
+/** Throws as timelineLayout. */
+export function projectDescriptionFile(pool: string, projectId: string): string {
+  return path.join(timelineLayout(pool, { projectId, timelineId: 'x' }).project, DESCRIPTION_NAME);
 }
 
 export const timelineKey = (timeline: TimelineRef): string => `${timeline.projectId}/${timeline.timelineId}`;

@@ -4,16 +4,23 @@
  * create.ts makes timelines, history.ts keeps what they can go back to, state.ts holds the locks. Deletion is one
  * rename into the trash, which makes the timeline gone; the rest is sweeping.
  */
-import { readdir, readFile, rmdir } from 'node:fs/promises';
+import { readdir, readFile, rm, rmdir } from 'node:fs/promises';
 import path from 'node:path';
 import { readBootId } from '../lib/boot-id.ts';
-import { durable as realDurable } from '../lib/durable.ts';
+import { durable as realDurable, writeFileDurably } from '../lib/durable.ts';
 import { AppError } from '../lib/errors.ts';
 import { KeyLock } from '../lib/key-lock.ts';
 import { createTemplates } from '../postgres/template.ts';
 import { createChild, createRoot, createStandby } from './create.ts';
 import { keepHistory, resolvePoint, restWork, seedDependents, trimHistory } from './history.ts';
-import { poolLayout, RESERVED_NAMES, timelineKey, timelineLayout } from './layout.ts';
+import {
+  DESCRIPTION_NAME,
+  poolLayout,
+  projectDescriptionFile,
+  RESERVED_NAMES,
+  timelineKey,
+  timelineLayout,
+} from './layout.ts';
 import { isOutOfSpace, openPool, poolFull } from './pool.ts';
 import { readTimelineRecord, writeTimelineRecord } from './records.ts';
 import type { StoredTimeline } from './records.ts';
@@ -49,6 +56,9 @@ export async function createStorage(options: StorageOptions): Promise<Storage> {
     resolvePoint: (timeline, query, window) => resolvePoint(state, timeline, query, window),
     keepHistory: (timeline, { windowMs }) => keepHistory(state, timeline, windowMs),
     trimHistory: (timeline, window) => trimHistory(state, timeline, window),
+    describeProject: (projectId, text) => describeProject(state, projectId, text),
+    projectDescription: (projectId) =>
+      readFile(projectDescriptionFile(state.layout.root, projectId), 'utf8').catch(() => undefined),
     size: (timeline) => measureSize(layoutOf(timeline)),
     ownBytes: (timeline) => measureOwnBytes(layoutOf(timeline).root),
     poolStatus: () => state.pool.status(),
@@ -94,11 +104,37 @@ function deleteTimeline(state: State, timeline: TimelineRef): Promise<void> {
     if (await readTimelineRecord(layout)) await seedDependents(state, timeline);
     await state.context.discard(layout.root);
     state.rewritten.delete(timelineKey(timeline));
-    // The last branch takes the project's directory along.
-    await rmdir(layout.project).catch((error: NodeJS.ErrnoException) => {
-      if (!['ENOENT', 'ENOTEMPTY', 'EEXIST'].includes(error.code ?? '')) throw error;
-    });
+    await removeEmptyProject(layout.project);
   });
+}
+
+/** The last timeline takes the project's directory along. True when it is gone. */
+async function removeEmptyProject(project: string): Promise<boolean> {
+  try {
+    if ((await directoriesIn(project)).length > 0) return false;
+    for (const name of await readdir(project)) {
+      if (name.startsWith(DESCRIPTION_NAME)) await rm(path.join(project, name), { force: true });
+    }
+    await rmdir(project);
+    return true;
+  } catch (error) {
+    const { code = '' } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT') return true;
+    if (!['ENOTEMPTY', 'EEXIST'].includes(code)) throw error;
+    return false;
+  }
+}
+
+async function describeProject(state: State, projectId: string, text: string): Promise<boolean> {
+  const file = projectDescriptionFile(state.layout.root, projectId);
+  try {
+    await writeFileDurably(state.durable, 'project-description', file, text);
+    // The project may have gone meanwhile.
+    return !(await removeEmptyProject(path.dirname(file)));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
+    throw error;
+  }
 }
 
 /** Not under the data directory's lock: the supervisor calls it while it holds that. */

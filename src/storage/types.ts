@@ -152,6 +152,13 @@ export interface Storage {
    * points, still need stays.
    */
   trimHistory(timeline: TimelineRef, window: { startMs: number; pinned: readonly Lsn[] }): Promise<void>;
+  /**
+   * Keeps a text beside the project's timelines, in one durable step; it goes with the last of them. False: there are
+   * none.
+   */
+  describeProject(projectId: string, text: string): Promise<boolean>;
+  /** What describeProject was given last; undefined when there is nothing that can be read. */
+  projectDescription(projectId: string): Promise<string | undefined>;
   size(timeline: TimelineRef): Promise<TimelineSize>;
   /** Bytes that it shares with no other; undefined where the file system does not tell. Reads every file's map. */
   ownBytes(timeline: TimelineRef): Promise<number | undefined>;

@@ -83,6 +83,11 @@ function createStorage(engine: FakeEngine, call: Call): Storage {
   };
   return {
     prepareTemplate: async () => undefined,
+    describeProject: async (projectId) => {
+      await call(`describe ${projectId}`);
+      return true;
+    },
+    projectDescription: async () => undefined,
     keepHistory: async ({ timelineId }) => call(`keepHistory ${timelineId}`),
     trimHistory: async ({ timelineId }, { startMs, pinned }) =>
       call([`trimHistory ${timelineId} ${startMs}`, ...pinned].join(' ')),

@@ -1,0 +1,97 @@
+/**
+ * Projects as text: all rows of one project, as they are, so that a lost catalog can be had back from the pool.
+ *
+ * Which tables belong to a project is asked of the catalog itself (whatever has a project_id), so that a later one is
+ * not forgotten. Operations and API keys are left out: what was under way is over, and keys are no project's property.
+ */
+import type { JsonObject, Queryable } from './types.ts';
+
+export interface ProjectDescription {
+  formatVersion: 1;
+  project: JsonObject;
+  /** Rows by table, columns as in the catalog. */
+  tables: Record<string, JsonObject[]>;
+}
+
+const LEFT_OUT = ['operations', 'api_keys'];
+/** Others refer to their rows. */
+const FIRST = ['branches', 'endpoints'];
+
+async function projectTables(db: Queryable): Promise<string[]> {
+  const rows = await db.query<{ name: string }>(
+    `select c.table_name as name from information_schema.columns c
+     join information_schema.tables t using (table_schema, table_name)
+     where c.table_schema = 'ballast' and c.column_name = 'project_id' and t.table_type = 'BASE TABLE'
+     order by c.table_name`,
+  );
+  const names = rows.map(({ name }) => name).filter((name) => !LEFT_OUT.includes(name));
+  return [...FIRST, ...names.filter((name) => !FIRST.includes(name))];
+}
+
+/** Projects of the node that were touched after `since` (ISO 8601), or all that are not purged. */
+export async function touchedProjects(db: Queryable, nodeId: string, since: string | undefined): Promise<string[]> {
+  const rows = await db.query<{ id: string }>(
+    `select p.id from projects p where p.node_id = $1 and p.purged_at is null and ($2::timestamptz is null
+       or p.updated_at > $2
+       or exists (select 1 from branches b where b.project_id = p.id and b.updated_at > $2)
+       or exists (select 1 from endpoints e where e.project_id = p.id and e.updated_at > $2)
+       or exists (select 1 from operations o where o.project_id = p.id and o.updated_at > $2))`,
+    [nodeId, since ?? null],
+    'touched_projects',
+  );
+  return rows.map(({ id }) => id);
+}
+
+/** The catalog's clock: ISO 8601. */
+export async function catalogNow(db: Queryable): Promise<string> {
+  const [row] = await db.query<{ now: string }>('select now() as now', [], 'catalog_now');
+  return row!.now;
+}
+
+/** JSON of ProjectDescription, the same text for the same rows; undefined when there is no such project. */
+export async function describeProject(db: Queryable, projectId: string): Promise<string | undefined> {
+  const parts = (await projectTables(db)).map(
+    (table) =>
+      `'${table}', (select coalesce(jsonb_agg(to_jsonb(t) order by to_jsonb(t)::text), '[]') from ${table} t
+        where t.project_id = p.id)`,
+  );
+  const [row] = await db.query<{ text: string }>(
+    `select jsonb_build_object('formatVersion', 1, 'project', to_jsonb(p),
+       'tables', jsonb_build_object(${parts.join(', ')}))::text as text
+     from projects p where p.id = $1 and p.purged_at is null`,
+    [projectId],
+  );
+  return row?.text;
+}
+
+/** Writes the rows of a description into a catalog that has none of them. */
+export async function insertDescription(tx: Queryable, description: ProjectDescription): Promise<void> {
+  await insertRows(tx, 'projects', [description.project]);
+  for (const table of await projectTables(tx)) await insertRows(tx, table, description.tables[table] ?? []);
+}
+
+async function insertRows(tx: Queryable, table: string, rows: readonly JsonObject[]): Promise<void> {
+  if (rows.length === 0) return;
+  await tx.query(
+    `insert into ${table} overriding system value select * from jsonb_populate_recordset(null::${table}, $1::jsonb)`,
+    [JSON.stringify(rows)],
+  );
+}
+
+/** After rows with numbers of their own were inserted: the next ones go on behind them. */
+export async function continueNumbering(tx: Queryable): Promise<void> {
+  for (const [table, column] of [
+    ['projects', 'number'],
+    ['databases', 'id'],
+  ]) {
+    await tx.query(
+      `select setval(pg_get_serial_sequence('${table}', '${column}'), m.highest)
+       from (select max(${column}) as highest from ${table}) m where m.highest is not null`,
+    );
+  }
+}
+
+export async function countAllProjects(db: Queryable): Promise<number> {
+  const [row] = await db.query<{ count: number }>('select count(*) as count from projects');
+  return row!.count;
+}

@@ -1,0 +1,165 @@
+/**
+ * The catalog is lost and comes back from the pool: with all names, hosts and passwords from the projects' descriptions,
+ * and, should those be lost as well, with the data at least. And corruption does not stay hidden.
+ */
+import { createHash } from 'node:crypto';
+import { open, readFile, readdir, realpath, rm, stat } from 'node:fs/promises';
+import path from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { Place } from '../support/api.ts';
+import { Ballast } from '../support/ballast.ts';
+import { query, scalar } from '../support/sql.ts';
+import { waitFor } from '../support/wait.ts';
+
+let ballast: Ballast;
+let main: Place;
+let dev: Place;
+
+beforeAll(async () => {
+  ballast = await Ballast.boot();
+  main = await ballast.api.createProject({ name: 'precious' });
+  await query(main.uri, 'create table t as select generate_series(1, 50000) as n; create index t_n on t (n)');
+  dev = await ballast.api.createBranch(main, { name: 'dev' });
+  await query(dev.uri, 'create table of_dev as select 1 as n');
+  await ballast.api.callAndSettle('POST', `/projects/${main.projectId}/branches/${main.branchId}/roles`, {
+    role: { name: 'reader' },
+  });
+}, 150_000);
+
+afterAll(async () => {
+  await ballast?.destroy();
+});
+
+/** All that clients can see of a project, without what may differ after a restart. */
+async function seen(): Promise<unknown> {
+  const at = `/projects/${main.projectId}`;
+  const { project } = await ballast.api.call('GET', at);
+  const { branches } = await ballast.api.call('GET', `${at}/branches?sort_by=name`);
+  const { endpoints } = await ballast.api.call('GET', `${at}/endpoints`);
+  const { roles } = await ballast.api.call('GET', `${at}/branches/${main.branchId}/roles`);
+  const { password } = await ballast.api.call(
+    'GET',
+    `${at}/branches/${main.branchId}/roles/${main.role}/reveal_password`,
+  );
+  return {
+    project: [project.id, project.name, project.pg_version, project.settings, project.created_at],
+    branches: branches.map((each: Record<string, unknown>) => [
+      each['id'],
+      each['name'],
+      each['parent_id'],
+      each['default'],
+      each['created_at'],
+    ]),
+    endpoints: endpoints.map((each: Record<string, unknown>) => [each['id'], each['host'], each['branch_id']]),
+    roles: roles.map((each: Record<string, unknown>) => each['name']),
+    password: createHash('sha256').update(password).digest('hex'),
+  };
+}
+
+const descriptionFile = async () => path.join(await realpath(ballast.pool), main.projectId, 'project.json');
+
+async function loseCatalog(): Promise<void> {
+  await ballast.kill9();
+  const catalog = await realpath(path.join(ballast.dataDir, 'catalog'));
+  for (const { pid, cwd } of await ballast.postgresProcesses()) {
+    if (cwd.startsWith(catalog)) process.kill(pid, 'SIGKILL');
+  }
+  await waitFor('the catalog to end', async () =>
+    (await ballast.postgresProcesses()).every(({ cwd }) => !cwd.startsWith(catalog)),
+  );
+  for (const name of await readdir(catalog)) await rm(path.join(catalog, name), { recursive: true });
+}
+
+const rebuild = (...flags: string[]) => ballast.command(['catalog', 'rebuild', '--yes', ...flags]);
+
+test('a lost catalog comes back from the pool, whole', async () => {
+  const before = await seen();
+  await waitFor('the description to be up to date', async () => {
+    const text = await readFile(await descriptionFile(), 'utf8').catch(() => '');
+    return text.includes('reader') && text.includes(dev.endpointId) && !text.includes('"creating"');
+  });
+  const text = await readFile(await descriptionFile(), 'utf8');
+  expect(text).not.toContain(main.password);
+  expect(((await stat(await descriptionFile())).mode & 0o777).toString(8)).toBe('600');
+
+  const refused = await rebuild();
+  expect(refused.status).toBe(1);
+  expect(refused.stderr).toContain('already runs');
+
+  await loseCatalog();
+  const rebuilt = await rebuild();
+  expect(rebuilt.stderr).toBe('');
+  expect(rebuilt.status).toBe(0);
+  expect(rebuilt.stdout).toContain('precious');
+
+  await ballast.start();
+  expect(await seen()).toEqual(before);
+  expect(Number(await scalar(main.uri, 'select count(*)::int from t'))).toBe(50_000);
+  expect(Number(await scalar(dev.uri, 'select n from of_dev'))).toBe(1);
+  // And life goes on: new things do not collide with what came back.
+  const later = await ballast.api.createProject({ name: 'later' });
+  expect(Number(await scalar(later.uri, 'select 1'))).toBe(1);
+  const grandchild = await ballast.api.createBranch(dev, { name: 'grandchild' });
+  expect(Number(await scalar(grandchild.uri, 'select n from of_dev'))).toBe(1);
+});
+
+test('a catalog that is there is not overwritten by accident', async () => {
+  await ballast.stop();
+  const refused = await rebuild();
+  expect(refused.status).toBe(1);
+  expect(refused.stderr).toContain('--force');
+  const forced = await rebuild('--force');
+  expect(forced.status).toBe(0);
+  await ballast.start();
+  expect(Number(await scalar(main.uri, 'select count(*)::int from t'))).toBe(50_000);
+});
+
+test('without a description the data is back under other names', async () => {
+  await loseCatalog();
+  await rm(await descriptionFile());
+  const rebuilt = await rebuild();
+  expect(rebuilt.status).toBe(1);
+  expect(rebuilt.stderr).toContain(`project ${main.projectId} has no description`);
+  await ballast.start();
+  const at = `/projects/${main.projectId}`;
+  await ballast.api.idle(main.projectId);
+  const { branches } = await ballast.api.call('GET', `${at}/branches`);
+  const byId = new Map(branches.map((each: { id: string }) => [each.id, each]));
+  expect(byId.get(main.branchId)).toMatchObject({ name: 'main', default: true });
+  expect(byId.get(dev.branchId)).toMatchObject({ name: `recovered-${dev.branchId}`, parent_id: main.branchId });
+  const { endpoints } = await ballast.api.call('GET', `${at}/branches/${main.branchId}/endpoints`);
+  // The roles and their passwords are those of the data; only the host is another.
+  const uri = main.uri.replaceAll(main.endpointId, endpoints[0].id);
+  expect(Number(await scalar(uri, 'select count(*)::int from t'))).toBe(50_000);
+});
+
+test('verify finds what is broken, and nothing where nothing is', async () => {
+  const place = await ballast.api.createProject({ name: 'checked' });
+  await query(
+    place.uri,
+    'create table t as select generate_series(1, 20000) as n; create index t_n on t (n); checkpoint',
+  ).catch(() => undefined);
+  await query(place.uri, 'create table if not exists t as select generate_series(1, 20000) as n');
+  await query(place.uri, 'create index if not exists t_n on t (n)');
+  const file = await scalar(place.uri, `select pg_relation_filepath('t')`);
+  const running = await ballast.command(['verify', place.projectId]);
+  expect(running).toMatchObject({ status: 1, stderr: expect.stringContaining('already runs') });
+  await ballast.stop();
+
+  const sound = await ballast.command(['verify', place.projectId]);
+  expect(sound.stderr).toBe('');
+  expect(sound.status).toBe(0);
+  expect(sound.stdout).toMatch(/sound/);
+
+  const data = path.join(await realpath(ballast.pool), place.projectId, place.branchId, 'pgdata', String(file));
+  const handle = await open(data, 'r+');
+  await handle.write(Buffer.from('broken'), 0, 6, 8192 + 5000);
+  await handle.close();
+  const broken = await ballast.command(['verify', place.projectId, 'main']);
+  expect(broken.status).toBe(1);
+  expect(broken.stderr).toMatch(/database neondb, public\.t: .*(invalid page|checksum)/);
+  // What was verified is as it was: nothing of the copies is left.
+  await ballast.start();
+  const names = await readdir(path.join(await realpath(ballast.pool), place.projectId));
+  expect(names.filter((name) => name !== 'project.json')).toEqual([place.branchId]);
+});
