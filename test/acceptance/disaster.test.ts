@@ -82,12 +82,12 @@ test('a lost catalog comes back from the pool, whole', async () => {
   expect(text).not.toContain(main.password);
   expect(((await stat(await descriptionFile())).mode & 0o777).toString(8)).toBe('600');
 
-  const refused = await rebuild();
+  const refused = rebuild();
   expect(refused.status).toBe(1);
   expect(refused.stderr).toContain('already runs');
 
   await loseCatalog();
-  const rebuilt = await rebuild();
+  const rebuilt = rebuild();
   expect(rebuilt.stderr).toBe('');
   expect(rebuilt.status).toBe(0);
   expect(rebuilt.stdout).toContain('precious');
@@ -105,10 +105,10 @@ test('a lost catalog comes back from the pool, whole', async () => {
 
 test('a catalog that is there is not overwritten by accident', async () => {
   await ballast.stop();
-  const refused = await rebuild();
+  const refused = rebuild();
   expect(refused.status).toBe(1);
   expect(refused.stderr).toContain('--force');
-  const forced = await rebuild('--force');
+  const forced = rebuild('--force');
   expect(forced.status).toBe(0);
   await ballast.start();
   expect(Number(await scalar(main.uri, 'select count(*)::int from t'))).toBe(50_000);
@@ -117,7 +117,7 @@ test('a catalog that is there is not overwritten by accident', async () => {
 test('without a description the data is back under other names', async () => {
   await loseCatalog();
   await rm(await descriptionFile());
-  const rebuilt = await rebuild();
+  const rebuilt = rebuild();
   expect(rebuilt.status).toBe(1);
   expect(rebuilt.stderr).toContain(`project ${main.projectId} has no description`);
   await ballast.start();
@@ -142,11 +142,11 @@ test('verify finds what is broken, and nothing where nothing is', async () => {
   await query(place.uri, 'create table if not exists t as select generate_series(1, 20000) as n');
   await query(place.uri, 'create index if not exists t_n on t (n)');
   const file = await scalar(place.uri, `select pg_relation_filepath('t')`);
-  const running = await ballast.command(['verify', place.projectId]);
+  const running = ballast.command(['verify', place.projectId]);
   expect(running).toMatchObject({ status: 1, stderr: expect.stringContaining('already runs') });
   await ballast.stop();
 
-  const sound = await ballast.command(['verify', place.projectId]);
+  const sound = ballast.command(['verify', place.projectId]);
   expect(sound.stderr).toBe('');
   expect(sound.status).toBe(0);
   expect(sound.stdout).toMatch(/sound/);
@@ -155,7 +155,7 @@ test('verify finds what is broken, and nothing where nothing is', async () => {
   const handle = await open(data, 'r+');
   await handle.write(Buffer.from('broken'), 0, 6, 8192 + 5000);
   await handle.close();
-  const broken = await ballast.command(['verify', place.projectId, 'main']);
+  const broken = ballast.command(['verify', place.projectId, 'main']);
   expect(broken.status).toBe(1);
   expect(broken.stderr).toMatch(/database neondb, public\.t: .*(invalid page|checksum)/);
   // What was verified is as it was: nothing of the copies is left.
