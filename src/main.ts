@@ -3,6 +3,7 @@
  * handed down, and stopped in the opposite order. Nobody imports this file but the CLI.
  */
 import dns from 'node:dns/promises';
+import { maxConnections } from './compute/configuration.ts';
 import { access, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { handlers } from './api/handlers.ts';
@@ -215,7 +216,8 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
     compute: {
       address: (endpointId) => supervisor.address(endpointId),
       onceStarted: onceStarted(supervisor),
-      noteConnections: (endpointId, open) => supervisor.noteConnections(endpointId, open),
+      noteConnections: (endpointId, open, change) => supervisor.noteConnections(endpointId, open, change),
+      maxConnections,
       refreshRoles: (endpointId) => roles.check(endpointId, AbortSignal.timeout(ROLE_CHECK_WITHIN_MS)),
       past: {
         reach: ({ projectNumber, ...branch }, query, window, how) =>

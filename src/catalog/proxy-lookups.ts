@@ -15,6 +15,8 @@ export interface EndpointLookup {
   allowedIps: string[];
   protectedBranchesOnly: boolean;
   blockPublicConnections: boolean;
+  minCu: number;
+  maxCu: number;
 }
 
 const LOOKUP = `
@@ -23,7 +25,9 @@ const LOOKUP = `
          as read_write_endpoint_id,
        coalesce(p.settings #> '{allowed_ips,ips}', '[]') as allowed_ips,
        coalesce((p.settings #>> '{allowed_ips,protected_branches_only}')::boolean, false) as protected_branches_only,
-       coalesce((p.settings ->> 'block_public_connections')::boolean, false) as block_public_connections`;
+       coalesce((p.settings ->> 'block_public_connections')::boolean, false) as block_public_connections,
+       coalesce(e.autoscaling_limit_min_cu, 0.25)::float8 as min_cu,
+       coalesce(e.autoscaling_limit_max_cu, 0.25)::float8 as max_cu`;
 
 /** Undefined for what is deleted, its branch and its project included. */
 export async function lookUpEndpoint(db: Queryable, endpointId: string): Promise<EndpointLookup | undefined> {
@@ -56,7 +60,8 @@ export async function lookUpBranchEndpoint(
 export async function lookUpPast(db: Queryable, id: string): Promise<Omit<EndpointLookup, 'type'> | undefined> {
   const [row] = await db.query<Omit<EndpointLookup, 'type'>>(
     `select found.branch_id as endpoint_id, found.project_id, found.branch_id, found.disabled, found.protected,
-       found.read_write_endpoint_id, found.allowed_ips, found.protected_branches_only, found.block_public_connections
+       found.read_write_endpoint_id, found.allowed_ips, found.protected_branches_only, found.block_public_connections,
+       found.min_cu, found.max_cu
      from (${LOOKUP}
        from branches b join projects p on p.id = b.project_id
        left join endpoints e on e.id = $1 and e.branch_id = b.id and e.deleted_at is null

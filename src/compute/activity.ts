@@ -54,9 +54,10 @@ export class ActivityTracker {
     this.#lastActiveMs = nowMs();
   }
 
-  noteConnections(open: number): void {
+  /** `no use`: the one that came or went was idle in a pool. */
+  noteConnections(open: number, change: 'use' | 'no use' = 'use'): void {
     // Somebody came or went: both are a sign of life.
-    if (open !== this.#openConnections) this.noteUse();
+    if (open !== this.#openConnections && change === 'use') this.noteUse();
     this.#openConnections = open;
   }
 

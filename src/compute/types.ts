@@ -99,7 +99,7 @@ export interface Supervisor {
   /** Polls computes that had connections since the last poll. */
   activity(endpointId: string): Promise<ComputeActivity | undefined>;
   /** The proxy tells how many client connections are open; a compute without any is not polled. */
-  noteConnections(endpointId: string, open: number): void;
+  noteConnections(endpointId: string, open: number, change?: 'use' | 'no use'): void;
   running(): readonly string[];
   /** What a running compute runs on, whatever the rows say by now. */
   timelineOf(endpointId: string): TimelineRef | undefined;

@@ -81,6 +81,7 @@ beforeEach(async () => {
         return () => undefined;
       },
       noteConnections: () => undefined,
+      maxConnections: (minCu, maxCu) => 400 * Math.min(maxCu, 8 * minCu),
       refreshRoles: async () => {
         refreshes += 1;
         await new Promise((resolve) => setTimeout(resolve, 5));
@@ -183,6 +184,7 @@ describe('endpoint and verifier', () => {
       disabled: false,
       allowedIps: [],
       blockPublicConnections: false,
+      maxConnections: expect.any(Number) as number,
     });
     expect(await access.verifier(await known(), 'owner')).toBe(VERIFIER);
     expect(await access.verifier(await known(), 'nobody')).toBeUndefined();

@@ -26,7 +26,13 @@ import type { HistoryWindow, PointQuery } from '../lib/point.ts';
 import { createPastAccess } from './proxy-past.ts';
 import { createRefreshes } from './proxy-refreshes.ts';
 import { createRecall } from './proxy-recall.ts';
-import type { EndpointChoice, ProxyAccess, ProxyEndpoint, SocketAddress } from './proxy-access.types.ts';
+import type {
+  ConnectionChange,
+  EndpointChoice,
+  ProxyAccess,
+  ProxyEndpoint,
+  SocketAddress,
+} from './proxy-access.types.ts';
 
 /** The engine as the proxy's side needs it; main.ts connects it. */
 export interface ComputeFacts {
@@ -34,7 +40,9 @@ export interface ComputeFacts {
   address(endpointId: string): { socketDirectory: string; port: number } | undefined;
   /** Calls once when the compute comes up, which is a moment before its operation ends. Returns how to give up. */
   onceStarted(endpointId: string, listener: () => void): () => void;
-  noteConnections(endpointId: string, open: number): void;
+  noteConnections(endpointId: string, open: number, change?: ConnectionChange): void;
+  /** By the size of a compute. */
+  maxConnections(minCu: number, maxCu: number): number;
   /** Compares roles inside a running compute with the rows; true when the rows were changed. */
   refreshRoles(endpointId: string): Promise<boolean>;
   past: PastFacts;
@@ -108,7 +116,7 @@ export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyA
       const key = [name, point ? 'past' : (type ?? '')].join(' ');
       const found = await endpoints.get(key, async () => {
         const row = await lookUp(catalog, name, choice);
-        return { value: row && toProxyEndpoint(row), group: row?.projectId };
+        return { value: row && toProxyEndpoint(row, compute), group: row?.projectId };
       });
       return found && point ? { ...found, point } : found;
     },
@@ -144,8 +152,10 @@ export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyA
       }
       throw new AppError('unavailable', COMPUTE_UNREACHABLE);
     },
-    noteConnections: (endpoint, open) =>
-      endpoint.point ? past.noteConnections(endpoint, open) : compute.noteConnections(endpoint.endpointId, open),
+    noteConnections: (endpoint, open, change) =>
+      endpoint.point
+        ? past.noteConnections(endpoint, open)
+        : compute.noteConnections(endpoint.endpointId, open, change),
     invalidate: (projectId) => {
       if (invalidatedAtMs.size >= MAX_PROJECTS_KEPT) invalidatedAtMs.clear();
       invalidatedAtMs.set(projectId, performance.now());
@@ -260,7 +270,7 @@ async function startOperation(
   return result.id;
 }
 
-function toProxyEndpoint(row: Lookup): ProxyEndpoint {
+function toProxyEndpoint(row: Lookup, compute: ComputeFacts): ProxyEndpoint {
   const { endpointId, projectId, branchId, disabled, blockPublicConnections, type, readWriteEndpointId } = row;
   const applies = !row.protectedBranchesOnly || row.protected;
   return {
@@ -270,6 +280,7 @@ function toProxyEndpoint(row: Lookup): ProxyEndpoint {
     disabled,
     allowedIps: applies ? row.allowedIps : [],
     blockPublicConnections,
+    maxConnections: compute.maxConnections(row.minCu, row.maxCu),
     ...(type !== 'read_write' && { readWriteEndpointId }),
   };
 }

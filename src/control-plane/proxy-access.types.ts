@@ -12,6 +12,8 @@ export interface ProxyEndpoint {
   /** Single addresses, CIDR or `a-b` ranges; empty: all may connect. */
   allowedIps: readonly string[];
   blockPublicConnections: boolean;
+  /** What its compute allows in all, by its size. */
+  maxConnections: number;
   /** Where roles are changed; null: nowhere now. Undefined: the endpoint is itself the read-write one of its branch. */
   readWriteEndpointId?: string | null;
   /** Undefined: the present. */
@@ -28,6 +30,9 @@ export interface EndpointChoice {
   /** One of the same branch that is of this type. */
   type?: EndpointType;
 }
+
+/** Whether a connection that came or went is a sign that the compute is in use; an idle one of a pool is none. */
+export type ConnectionChange = 'use' | 'no use';
 
 export interface SocketAddress {
   /** Path of the compute's Unix socket file. */
@@ -57,6 +62,6 @@ export interface ProxyAccess {
    * `stale` is an address that just refused a connection. Throws AppError with a text for the client.
    */
   wake(endpoint: ProxyEndpoint, options: { signal: AbortSignal; stale?: SocketAddress }): Promise<SocketAddress>;
-  /** Tells how many client connections the endpoint has now. */
-  noteConnections(endpoint: ProxyEndpoint, open: number): void;
+  /** Tells how many connections the endpoint's compute has now. */
+  noteConnections(endpoint: ProxyEndpoint, open: number, change?: ConnectionChange): void;
 }

@@ -411,6 +411,7 @@ test('a client that comes during the restore waits for the new data', async () =
       address: (endpointId) => engine.supervisor.address(endpointId),
       onceStarted: () => () => undefined,
       noteConnections: () => undefined,
+      maxConnections: () => 104,
       refreshRoles: async () => false,
       past: { reach: () => Promise.reject(new Error('nobody asks')), noteConnections: () => undefined },
     },

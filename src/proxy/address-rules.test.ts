@@ -38,6 +38,7 @@ describe('an endpoint', () => {
     disabled: false,
     allowedIps: [],
     blockPublicConnections: false,
+    maxConnections: 104,
     ...rules,
   });
 

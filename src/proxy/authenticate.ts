@@ -26,7 +26,7 @@ import type { ScramMechanism, ScramProof, ScramVerifier } from '../postgres/wire
 import { ProtocolError } from '../postgres/wire/startup.ts';
 import { checkAddress } from './address-rules.ts';
 import type { LoginKeys } from './compute-login.ts';
-import { checkEndpointName, splitPasswordPrefix } from './endpoint-name.ts';
+import { checkEndpointName, meansPooled, splitPasswordPrefix } from './endpoint-name.ts';
 import { refusals } from './refusal.ts';
 import type { RoleChanges } from './role-changes.ts';
 import type { SocketReader } from '../postgres/wire/socket-reader.ts';
@@ -54,6 +54,8 @@ export interface Authenticated {
   keys: LoginKeys;
   /** What the client still has to be sent: AuthenticationSASLFinal, where it used SCRAM, and AuthenticationOk. */
   accepted: Buffer;
+  /** The name that came with the password is that of a pooled host. */
+  pooled?: boolean;
 }
 
 /** The password was wrong, or there is no such role. Carries the endpoint for the count of failures. */
@@ -153,7 +155,12 @@ async function byPasswordPrefix(options: AuthenticateOptions): Promise<Authentic
     clientKey = await options.passwords.check(split.password, verifier);
   }
   if (!clientKey) throw new LoginFailed(endpoint.endpointId);
-  return { endpoint, keys: { clientKey, serverKey: verifier.serverKey }, accepted: authentication(AUTHENTICATION.ok) };
+  return {
+    endpoint,
+    keys: { clientKey, serverKey: verifier.serverKey },
+    accepted: authentication(AUTHENTICATION.ok),
+    pooled: meansPooled(split.endpoint),
+  };
 }
 
 async function passwordMessage({ reader, maxMessageBytes }: AuthenticateOptions): Promise<Buffer> {

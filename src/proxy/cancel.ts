@@ -9,6 +9,12 @@ import { cancelRequest } from '../postgres/wire/startup.ts';
 
 export interface CancelTarget {
   endpoint: ProxyEndpoint;
+  /** Passes a cancel request on to whatever serves the client now. */
+  send: () => Promise<unknown>;
+}
+
+/** How Postgres itself knows a session. */
+export interface BackendKey {
   address: SocketAddress;
   processId: number;
   secretKey: Buffer;
@@ -46,14 +52,19 @@ export function createCancelKeys(): CancelKeys {
   };
 }
 
-/** Passes a cancel request on; resolves when Postgres has closed the connection, which is all it ever answers. */
-export function sendCancel(target: CancelTarget): Promise<void> {
+/**
+ * Passes a cancel request on; resolves when Postgres has closed the connection, which is all it ever answers: by then
+ * its session has been told. False: it did not, and may still be told.
+ */
+export function sendCancel({ address, processId, secretKey }: BackendKey): Promise<boolean> {
   return new Promise((resolve) => {
-    const socket = net.connect({ path: target.address.path });
+    const socket = net.connect({ path: address.path });
+    let certain = false;
     socket.setTimeout(CANCEL_TIMEOUT_MS, () => socket.destroy());
     socket.on('error', () => socket.destroy());
-    socket.on('close', () => resolve());
+    socket.on('end', () => (certain = true));
+    socket.on('close', () => resolve(certain));
     socket.resume();
-    socket.write(cancelRequest(target.processId, target.secretKey));
+    socket.write(cancelRequest(processId, secretKey));
   });
 }

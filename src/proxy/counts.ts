@@ -24,6 +24,13 @@ export interface Counts {
   loginFailed(): void;
   /** Counts an authenticated connection; call the result when it is over. Throws Refusal when there are too many. */
   enter(endpoint: ProxyEndpoint): () => void;
+  /** The compute runs: it is told again, in case it was not there when the connection was counted. */
+  reached(endpoint: ProxyEndpoint): void;
+  /** Counts a client of a pool, which is nothing to its compute. Throws Refusal when there are too many. */
+  enterPool(endpoint: ProxyEndpoint): () => void;
+  /** Counts a pool's connection to the compute; call the result when it is over, and say whether it was in use. */
+  openServer(endpoint: ProxyEndpoint): (used: boolean) => void;
+  /** Connections at its compute. */
   of(endpoint: ProxyEndpoint): number;
   stats(): Omit<ProxyStats, 'cancelKeys'>;
 }
@@ -31,12 +38,16 @@ export interface Counts {
 export function createCounts(limits: ProxyLimits, access: ProxyAccess): Counts {
   const stats = { accepted: 0, unauthenticated: 0, sessions: 0, loginFailures: 0 };
   const perEndpoint = new Map<string, number>();
+  const pooled = new Map<string, number>();
+  const add = (counts: Map<string, number>, { endpointId }: ProxyEndpoint, by: 1 | -1) => {
+    const count = (counts.get(endpointId) ?? 0) + by;
+    if (count === 0) counts.delete(endpointId);
+    else counts.set(endpointId, count);
+    return count;
+  };
   const change = (endpoint: ProxyEndpoint, by: 1 | -1) => {
-    const open = (perEndpoint.get(endpoint.endpointId) ?? 0) + by;
-    if (open === 0) perEndpoint.delete(endpoint.endpointId);
-    else perEndpoint.set(endpoint.endpointId, open);
     stats.sessions += by;
-    access.noteConnections(endpoint, open);
+    access.noteConnections(endpoint, add(perEndpoint, endpoint, by));
   };
   const once = (work: () => void) => {
     let done = false;
@@ -61,6 +72,23 @@ export function createCounts(limits: ProxyLimits, access: ProxyAccess): Counts {
       }
       change(endpoint, 1);
       return once(() => change(endpoint, -1));
+    },
+    reached: (endpoint) => access.noteConnections(endpoint, perEndpoint.get(endpoint.endpointId) ?? 0),
+    enterPool(endpoint) {
+      if ((pooled.get(endpoint.endpointId) ?? 0) >= limits.maxPooledClientsPerEndpoint) throw refusals.maxClientConn();
+      add(pooled, endpoint, 1);
+      stats.sessions += 1;
+      return once(() => {
+        add(pooled, endpoint, -1);
+        stats.sessions -= 1;
+      });
+    },
+    openServer(endpoint) {
+      access.noteConnections(endpoint, add(perEndpoint, endpoint, 1));
+      return (used) => {
+        const open = add(perEndpoint, endpoint, -1);
+        access.noteConnections(endpoint, open, used ? 'use' : 'no use');
+      };
     },
     of: (endpoint) => perEndpoint.get(endpoint.endpointId) ?? 0,
     stats: () => ({ ...stats }),

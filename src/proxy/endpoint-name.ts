@@ -1,8 +1,8 @@
 /**
  * Which endpoint a client means: by TLS server name, by startup options, or (in authenticate.ts) by password prefix.
  *
- * Server name: the first label, when the rest is the proxy's domain; `-pooler` is stripped, so a pooled host is a
- * direct session connection for now. Options: exactly one `endpoint=<id>` (or `project=<id>`) among tokens separated
+ * Server name: the first label, when the rest is the proxy's domain; `-pooler` is stripped, and means a pooled
+ * connection. Options: exactly one `endpoint=<id>` (or `project=<id>`) among tokens separated
  * by unescaped white space; several count as none.
  */
 import type { EndpointChoice, PastPoint } from '../control-plane/proxy-access.types.ts';
@@ -11,7 +11,8 @@ import { parseTime } from '../lib/point.ts';
 import { refusals } from './refusal.ts';
 
 const RESERVED_LABELS = new Set(['api', 'apiauth']);
-const ROUTING_SUFFIXES = ['-pooler', '-local-proxy'];
+const POOLED_SUFFIX = '-pooler';
+const ROUTING_SUFFIXES = [POOLED_SUFFIX, '-local-proxy'];
 const MAX_NAME_LENGTH = 63;
 
 /** Undefined when the name says nothing about an endpoint. */
@@ -100,6 +101,11 @@ export function checkEndpointName(text: string): string {
   const name = normalise(text);
   if (!/^[A-Za-z0-9-]+$/.test(name) || name.length > MAX_NAME_LENGTH) throw refusals.malformedEndpoint(name);
   return name;
+}
+
+/** Whether any of the names is that of a pooled host. */
+export function meansPooled(...names: (string | undefined)[]): boolean {
+  return names.some((name) => name?.endsWith(POOLED_SUFFIX));
 }
 
 function normalise(text: string): string {

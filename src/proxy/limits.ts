@@ -1,6 +1,9 @@
 /**
  * What the proxy allows at most. Nothing that a client can cause grows without one of these.
  */
+import { DEFAULT_POOL_LIMITS } from './pooler/pool.ts';
+import type { PoolLimits } from './pooler/pool.ts';
+
 export interface ProxyLimits {
   /** From accept to the end of authentication. */
   handshakeTimeoutMs: number;
@@ -12,6 +15,8 @@ export interface ProxyLimits {
   maxUnauthenticated: number;
   maxConnections: number;
   maxConnectionsPerEndpoint: number;
+  maxPooledClientsPerEndpoint: number;
+  pool: PoolLimits;
   /** Bytes of one message before authentication. */
   maxAuthMessageBytes: number;
   /** Bytes of one command on a replication connection. */
@@ -27,8 +32,10 @@ export const DEFAULT_LIMITS: ProxyLimits = {
   wakeTimeoutMs: 120_000,
   loginTimeoutMs: 15_000,
   maxUnauthenticated: 1_000,
-  maxConnections: 10_000,
+  maxConnections: 20_000,
   maxConnectionsPerEndpoint: 5_000,
+  maxPooledClientsPerEndpoint: 10_000,
+  pool: DEFAULT_POOL_LIMITS,
   maxAuthMessageBytes: 64 * 1024,
   maxReplicationCommandBytes: 1024 * 1024,
   freeLoginFailures: 10,

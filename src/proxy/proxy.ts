@@ -23,6 +23,8 @@ import { DEFAULT_LIMITS } from './limits.ts';
 import type { ProxyLimits } from './limits.ts';
 import { createLoginFailures } from './login-failures.ts';
 import type { LoginFailures } from './login-failures.ts';
+import { createPooler } from './pooler/pooler.ts';
+import type { Pooler, PoolerStats } from './pooler/pooler.ts';
 import { createRoleChanges } from './role-changes.ts';
 import type { RoleChanges } from './role-changes.ts';
 import { serveClient } from './session.ts';
@@ -49,7 +51,7 @@ export interface Proxy {
   useCertificates(tls: Certificates): void;
   /** Stops listening, waits for sessions to end, and breaks those that are left after `graceMs`. */
   close(graceMs: number): Promise<void>;
-  stats(): ProxyStats;
+  stats(): ProxyStats & { pooler: PoolerStats };
 }
 
 /** What every session is given. */
@@ -67,6 +69,7 @@ export interface ProxyContext {
   counts: Counts;
   loginFailures: LoginFailures;
   roleChanges: RoleChanges;
+  pooler: Pooler;
 }
 
 const KEEPALIVE_DELAY_MS = 60_000;
@@ -78,21 +81,25 @@ export function createProxy(options: ProxyOptions): Proxy {
   const counts = createCounts(limits, options.access);
   let { tls } = options;
   let secureContext = makeSecureContext(tls);
-  const context: ProxyContext = {
+  const shared = {
     access: options.access,
+    logger: options.logger,
+    limits,
+    cancelKeys: createCancelKeys(),
+    counts,
+    roleChanges: createRoleChanges(nowMs, (endpoint) => counts.of(endpoint)),
+  };
+  const context: ProxyContext = {
+    ...shared,
+    pooler: createPooler({ ...shared, nowMs }),
     secureContext: () => secureContext,
     endPointHash: () => tls.endPointHash,
     domain: options.domain.toLowerCase(),
-    logger: options.logger,
-    limits,
     requireTls: options.requireTls,
     // From the key, so that the salts of roles that do not exist survive a restart as those of real ones do.
     mockSecret: createHash('sha256').update('mock verifiers').update(tls.key).digest(),
     passwords: createPasswordChecker(),
-    cancelKeys: createCancelKeys(),
-    counts,
     loginFailures: createLoginFailures(limits, nowMs),
-    roleChanges: createRoleChanges(nowMs, (endpoint) => counts.of(endpoint)),
   };
   const sockets = new Set<Socket>();
   const sessions = new Set<Promise<void>>();
@@ -124,14 +131,20 @@ export function createProxy(options: ProxyOptions): Proxy {
     async close(graceMs) {
       twin?.close();
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      const pooledAway = context.pooler.close(graceMs);
       const timer = setTimeout(() => {
         for (const socket of sockets) socket.destroy();
       }, graceMs);
       await closed;
       await Promise.all(sessions);
+      await pooledAway;
       clearTimeout(timer);
     },
-    stats: () => ({ ...context.counts.stats(), cancelKeys: context.cancelKeys.size() }),
+    stats: () => ({
+      ...context.counts.stats(),
+      cancelKeys: context.cancelKeys.size(),
+      pooler: context.pooler.stats(),
+    }),
   };
 }
 

@@ -31,6 +31,13 @@ export class PostgresRefusal extends Error {
   }
 }
 
+function unsupported(what: string): Refusal {
+  return new Refusal(
+    `${what}. Please use unpooled connection or remove this parameter from the startup package. ` +
+      'More details: https://neon.tech/docs/connect/connection-errors#unsupported-startup-parameter',
+  );
+}
+
 export const refusals = {
   noEndpoint: () =>
     new Refusal(
@@ -57,6 +64,9 @@ export const refusals = {
     ),
   blockedNetwork: () => new Refusal('This connection is trying to access this endpoint from a blocked network.'),
   tooManyConnections: () => new Refusal('Too many connections to this endpoint. Please try again later.'),
+  maxClientConn: () => new Refusal('no more connections allowed (max_client_conn)'),
+  unsupportedStartupParameter: (name: string) => unsupported(`unsupported startup parameter: ${name}`),
+  unsupportedStartupOption: (name: string) => unsupported(`unsupported startup parameter in options: ${name}`),
   tooManyAttempts: () => new Refusal('Too many connections attempts'),
   insecure: () => new Refusal('connection is insecure (try using `sslmode=require`)'),
   unreachable: () => new Refusal("Couldn't connect to compute node"),

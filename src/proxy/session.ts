@@ -6,7 +6,7 @@
  */
 import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { EndpointChoice, ProxyEndpoint, SocketAddress } from '../control-plane/proxy-access.types.ts';
+import type { EndpointChoice } from '../control-plane/proxy-access.types.ts';
 import { errorMessage } from '../lib/errors.ts';
 import { backendKeyData, negotiateProtocolVersion } from '../postgres/wire/messages.ts';
 import { ProtocolError } from '../postgres/wire/startup.ts';
@@ -15,22 +15,23 @@ import { checkAddress, isLoopback, normaliseAddress } from './address-rules.ts';
 import { LoginFailed, authenticate } from './authenticate.ts';
 import type { Authenticated } from './authenticate.ts';
 import { sendCancel } from './cancel.ts';
-import { ComputeAway, logIn } from './compute-login.ts';
-import type { ComputeSession } from './compute-login.ts';
-import { chooseEndpoint, endpointChoice, endpointFromServerName, parseStartupOptions } from './endpoint-name.ts';
+import {
+  chooseEndpoint,
+  endpointChoice,
+  endpointFromServerName,
+  meansPooled,
+  parseStartupOptions,
+} from './endpoint-name.ts';
 import type { StartupOptions } from './endpoint-name.ts';
 import { openConnection } from './opening.ts';
 import type { Opening } from './opening.ts';
 import type { ProxyContext } from './proxy.ts';
 import { PostgresRefusal, Refusal, refusalBytes, refusals } from './refusal.ts';
+import { reachCompute } from './reach-compute.ts';
 import { relay } from './relay.ts';
 import { ConnectionClosed } from '../postgres/wire/socket-reader.ts';
-import { untilAborted } from './until-aborted.ts';
 import { createWalsenderFilter, replicationMode } from './walsender-filter.ts';
 
-/** Each try after the first wakes again with the address that failed. */
-const MAX_REACH_ATTEMPTS = 5;
-const REACH_BACKOFF_MS = 50;
 /** How long a client may take to read why it was refused. */
 const REFUSAL_LINGER_MS = 2_000;
 
@@ -100,7 +101,7 @@ async function serveCancel(
   const target = context.cancelKeys.find(packet.processId, packet.secretKey);
   if (target) {
     checkAddress(target.endpoint, normaliseAddress(opening.socket.remoteAddress));
-    await sendCancel(target);
+    await target.send();
   }
   // Known key or not: the answer is always the end of the connection.
   opening.reader.release();
@@ -130,12 +131,20 @@ async function serveStartup(
 
   const login = await authenticateOrDelay(context, opening, { endpointId, choice, role, address });
   authenticated();
+  if (login.endpoint.disabled) throw refusals.disabledEndpoint();
+  if (login.pooled || meansPooled(fromServerName, options.endpoint)) {
+    if (mode !== 'none') throw refusals.unsupportedStartupParameter('replication');
+    return context.pooler.serve({ opening, login, role, given: packet.parameters, options: options.forwarded });
+  }
   const release = context.counts.enter(login.endpoint);
   try {
-    if (login.endpoint.disabled) throw refusals.disabledEndpoint();
     const parameters = computeParameters(packet.parameters, options, mode === 'logical');
     const { session, reached } = await reachCompute(context, login, { parameters, role, closed: reader.closed });
-    const key = context.cancelKeys.issue({ endpoint: login.endpoint, address: reached, ...session });
+    // When it was counted there may have been no compute to tell.
+    context.counts.reached(login.endpoint);
+    const { processId, secretKey } = session;
+    const send = () => sendCancel({ address: reached, processId, secretKey });
+    const key = context.cancelKeys.issue({ endpoint: login.endpoint, send });
     try {
       if (reader.closed.aborted) session.compute.socket.destroy();
       reader.release();
@@ -205,46 +214,4 @@ function computeParameters(
   }
   if (options.forwarded !== undefined) parameters.set('options', options.forwarded);
   return parameters;
-}
-
-interface Reach {
-  parameters: ReadonlyMap<string, string>;
-  role: string;
-  closed: AbortSignal;
-}
-
-/** Wakes the compute and logs in; a compute that is just going down or was replaced is woken again. */
-async function reachCompute(
-  context: ProxyContext,
-  { endpoint, keys }: Authenticated,
-  { parameters, role, closed }: Reach,
-): Promise<{ session: ComputeSession; reached: SocketAddress }> {
-  const deadline = AbortSignal.timeout(context.limits.wakeTimeoutMs);
-  const signal = AbortSignal.any([closed, deadline]);
-  let stale: SocketAddress | undefined;
-  for (let attempt = 1; ; attempt += 1) {
-    try {
-      const waking = context.access.wake(endpoint, stale ? { signal, stale } : { signal });
-      const reached = await untilAborted(waking, signal);
-      const timeoutMs = context.limits.loginTimeoutMs;
-      stale = reached;
-      const session = await logIn({ address: reached, parameters, keys, timeoutMs, signal });
-      return { session, reached };
-    } catch (error) {
-      if (closed.aborted) throw closed.reason;
-      if (deadline.aborted) throw refusals.unreachable();
-      await explainStaleKey(context, endpoint, role, error);
-      if (!(error instanceof ComputeAway)) throw error;
-      context.logger.debug({ endpointId: endpoint.endpointId, reason: error.message }, 'compute is away');
-      if (attempt === MAX_REACH_ATTEMPTS) throw refusals.unreachable();
-      await sleep(REACH_BACKOFF_MS * attempt, undefined, { signal }).catch(() => undefined);
-    }
-  }
-}
-
-/** Postgres refused the key: SQL changed the password since the verifier was read, so the client's is outdated. */
-async function explainStaleKey(context: ProxyContext, endpoint: ProxyEndpoint, role: string, error: unknown) {
-  if (!(error instanceof PostgresRefusal) || error.code !== '28P01') return;
-  await context.access.refreshVerifiers(endpoint);
-  throw refusals.password(role);
 }

@@ -53,6 +53,7 @@ export const endpointNamed = (endpointId: string, change: Partial<ProxyEndpoint>
   disabled: false,
   allowedIps: [],
   blockPublicConnections: false,
+  maxConnections: 104,
   ...change,
 });
 
