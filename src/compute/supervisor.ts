@@ -100,8 +100,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
       runningCompute(state, endpointId).sessions.inPostgres((session) => session.query(sql)),
     address: (endpointId) => running(state, endpointId)?.address,
     activity: async (endpointId) => running(state, endpointId)?.activity(),
-    noteConnections: (endpointId, open, change) =>
-      running(state, endpointId)?.tracker.noteConnections(open, change),
+    noteConnections: (endpointId, open, change) => running(state, endpointId)?.tracker.noteConnections(open, change),
     running: () => [...state.computes.keys()].filter((endpointId) => running(state, endpointId) !== undefined),
     timelineOf: (endpointId) => running(state, endpointId)?.spec.timeline,
     adopt: () => adopt(state),

@@ -239,6 +239,7 @@ describe('restore', () => {
         address: (one) => engine.supervisor.address(one),
         onceStarted: () => () => undefined,
         noteConnections: () => undefined,
+        maxConnections: () => 104,
         refreshRoles: async () => false,
         past: { reach: () => Promise.reject(new Error('not asked for')), noteConnections: () => undefined },
       },

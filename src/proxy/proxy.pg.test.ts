@@ -10,7 +10,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { BUNDLED_MAJOR } from '../../test/support/installation.ts';
 import { startPlainPostgres } from '../../test/support/plain-postgres.ts';
 import type { PlainPostgres } from '../../test/support/plain-postgres.ts';
-import { startTestProxy } from '../../test/support/proxy.ts';
+import { endpointNamed, startTestProxy } from '../../test/support/proxy.ts';
 import type { TestProxy } from '../../test/support/proxy.ts';
 import { waitFor } from '../../test/support/wait.ts';
 
@@ -31,6 +31,7 @@ beforeAll(async () => {
   await postgres.query(`create role me login createrole password 'right'`);
   await postgres.query('create database mine owner me');
   proxy = await startTestProxy({ wake: postgres.socketPath });
+  proxy.endpoints.set('ep-pooled', endpointNamed('ep-pooled'));
   await readVerifiers();
 });
 afterAll(async () => {
@@ -75,7 +76,7 @@ describe.skipIf(!hasPsql)('psql (needs it installed)', () => {
     ['in the clear', 'sslmode=disable options=endpoint=ep-test'],
     ['over TLS, endpoint by options', 'sslmode=require options=endpoint=ep-test'],
     ['over TLS, endpoint by SNI', 'sslmode=require host=ep-test.localhost hostaddr=127.0.0.1'],
-    ['with the pooled host name', 'sslmode=require host=ep-test-pooler.localhost hostaddr=127.0.0.1'],
+    ['with the pooled host name', 'sslmode=require host=ep-pooled-pooler.localhost hostaddr=127.0.0.1'],
     ['with channel binding', 'sslmode=require channel_binding=require host=ep-test.localhost hostaddr=127.0.0.1'],
     ['with GSSAPI preferred', 'gssencmode=prefer sslmode=require options=endpoint=ep-test'],
   ])('connects %s', async (_title, conninfo) => {

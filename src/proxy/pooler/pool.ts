@@ -6,7 +6,8 @@
  * What dies while idle is forgotten: the next client opens another, and with it wakes the compute.
  */
 import { errorResponse } from '../../postgres/wire/messages.ts';
-import { TRACKED, TrackedParameters, settingSql } from './parameters.ts';
+import { TRACKED, settingSql } from './parameters.ts';
+import type { TrackedParameters } from './parameters.ts';
 import type { ClientOwner, PooledClient } from './pooled-client.ts';
 import type { ServerConnection, ServerOwner } from './server-connection.ts';
 import { Definitions } from './statements.ts';

@@ -378,7 +378,14 @@ describe('startup', () => {
 });
 
 describe('a compute that goes away', () => {
-  const killAll = () => postgres.query(`select pg_terminate_backend(pid) from pg_stat_activity where usename = 'me'`);
+  const killAll = async () => {
+    await postgres.query(`select pg_terminate_backend(pid) from pg_stat_activity where usename = 'me'`);
+    // One that is asked in the very moment in which it is stopped may have read what it never does.
+    await until('sessions to end', async () => {
+      const rows = await postgres.query(`select 1 from pg_stat_activity where usename = 'me'`);
+      return rows.length === 0;
+    });
+  };
 
   test('under idle clients is not noticed', async () => {
     const endpoint = endpointWith(3);
