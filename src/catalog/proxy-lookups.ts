@@ -65,7 +65,8 @@ export async function lookUpPast(db: Queryable, id: string): Promise<Omit<Endpoi
      from (${LOOKUP}
        from branches b join projects p on p.id = b.project_id
        left join endpoints e on e.id = $1 and e.branch_id = b.id and e.deleted_at is null
-       where (b.id = $1 or e.id = $1) and b.deleted_at is null and p.deleted_at is null) found`,
+       where b.id = coalesce((select n.branch_id from endpoints n where n.id = $1 and n.deleted_at is null), $1)
+         and b.deleted_at is null and p.deleted_at is null) found`,
     [id],
     'proxy_past',
   );

@@ -76,6 +76,8 @@ export interface ReplicationRelayOptions {
   secret: () => Promise<string>;
   /** Undefined while no read-write compute of the timeline takes sessions. */
   findPrimary: (timeline: TimelineRef) => ComputeAddress | undefined;
+  /** The primary has not had the WAL that the follower needs for a long time, and no archive has helped: it is stuck. */
+  onLost: (endpointId: string) => void;
   logger: Logger;
 }
 
@@ -87,6 +89,10 @@ const AUTHENTICATE_WITHIN_MS = 10_000;
 const LOGIN_WITHIN_MS = 10_000;
 /** A primary that is on its way up or down, or has no walsender left. */
 const RETRY_MS = 50;
+/** So often in a row; a follower asks again after 250 ms, and looks into the archive in between. */
+const LOST_AFTER_REFUSALS = 40;
+/** A stream that ends before that has told nothing but that there is none. */
+const STREAM_AT_LEAST_MS = 1_000;
 const MAX_MESSAGE_BYTES = 64 * 1024;
 
 /** All that a walreceiver says in words. */
@@ -100,6 +106,8 @@ interface Door {
   connections: Set<Socket>;
   /** Ends of the streams at the primary. */
   streams: Set<Socket>;
+  /** Streams that the primary ended as soon as they had begun, since the last one that lasted. */
+  refusals: number;
 }
 
 interface State {
@@ -148,6 +156,7 @@ async function open(state: State, follower: Follower): Promise<string> {
     password,
     connections: new Set(),
     streams: new Set(),
+    refusals: 0,
     server: net.createServer((socket) => void admit(state, door, socket)),
   };
   const socketFile = path.join(directory, SOCKET_NAME);
@@ -230,7 +239,7 @@ async function serve(state: State, door: Door, socket: Socket): Promise<void> {
   reader.closed.throwIfAborted();
   reader.release();
   socket.write(Buffer.concat([authentication(AUTHENTICATION.ok), primary.greeting]));
-  connect(door, socket, primary.socket);
+  connect(state, door, socket, primary.socket);
 }
 
 async function authenticate(door: Door, reader: SocketReader, socket: Socket): Promise<void> {
@@ -352,7 +361,7 @@ async function converse(reader: SocketReader, socket: Socket, secret: string): P
 }
 
 /** Both ends share one fate: whatever ends a stream, the follower asks for the next one. */
-function connect(door: Door, follower: Socket, primary: Socket): void {
+function connect(state: State, door: Door, follower: Socket, primary: Socket): void {
   door.streams.add(primary);
   primary.once('close', () => {
     door.streams.delete(primary);
@@ -360,10 +369,15 @@ function connect(door: Door, follower: Socket, primary: Socket): void {
   });
   follower.once('close', () => primary.destroy());
   if (follower.destroyed) return void primary.destroy();
+  let begunAtMs: number | undefined;
+  primary.once('close', () => {
+    if (begunAtMs !== undefined) noteStream(state, door, performance.now() - begunAtMs);
+  });
   const framer = new MessageFramer((type) => type === FRONTEND.query, MAX_MESSAGE_BYTES);
   follower.on('data', (chunk: Buffer) => {
     try {
       for (const frame of framer.push(chunk)) {
+        if (frame.kind === 'message' && isStart(frame.raw)) begunAtMs = performance.now();
         const isFull = !primary.write(frame.kind === 'bytes' ? frame.bytes : checked(frame.raw));
         if (isFull) follower.pause();
       }
@@ -374,6 +388,13 @@ function connect(door: Door, follower: Socket, primary: Socket): void {
   primary.on('drain', () => follower.resume());
   follower.resume();
   primary.pipe(follower);
+}
+
+const isStart = (raw: Buffer): boolean => raw.includes('START_REPLICATION');
+
+function noteStream({ options }: State, door: Door, lastedMs: number): void {
+  door.refusals = lastedMs < STREAM_AT_LEAST_MS ? door.refusals + 1 : 0;
+  if (door.refusals === LOST_AFTER_REFUSALS) options.onLost(door.follower.endpointId);
 }
 
 function checked(raw: Buffer): Buffer {

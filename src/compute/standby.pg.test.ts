@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { access, readdir } from 'node:fs/promises';
+import { access, readdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -207,6 +207,26 @@ test('a replica that was left behind takes from the archive what the primary has
   expect(archived.filter((name) => /^[0-9A-F]{24}$/.test(name) && !live.includes(name)).length).toBeGreaterThan(5);
   goOn();
   await followed(reader, 800_000);
+  await engine.supervisor.suspend(replica.endpointId);
+  await engine.supervisor.suspend(primary.endpointId);
+});
+
+test('a replica that finds the WAL nowhere any more ends, and the next start makes it anew', async () => {
+  const { primary, owner, replica } = await pair(newest);
+  await engine.supervisor.start(replica, []);
+  await streaming(primary);
+  const goOn = await halt(replica);
+  await owner.query('insert into t select generate_series(1, 200000)');
+  await engine.supervisor.suspend(primary.endpointId);
+  const again = await session(await engine.supervisor.start(primary, []));
+  await again.query('insert into t select generate_series(1, 200000)');
+  await engine.supervisor.query(primary.endpointId, 'select pg_switch_wal()');
+  await engine.supervisor.query(primary.endpointId, 'checkpoint');
+  const archive = engine.storage.walDirectory(primary.timeline);
+  for (const name of await readdir(archive)) await rm(path.join(archive, name));
+  goOn();
+  await eventually(async () => expect(engine.supervisor.address(replica.endpointId)).toBeUndefined());
+  expect(await count(await session(await engine.supervisor.start(replica, [])))).toBe(400_000);
   await engine.supervisor.suspend(replica.endpointId);
   await engine.supervisor.suspend(primary.endpointId);
 });

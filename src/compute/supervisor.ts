@@ -62,6 +62,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     sockets: home.sockets,
     secret: readOnce,
     findPrimary: (timeline) => findPrimary(state, timeline)?.address,
+    onLost: (endpointId) => void giveUp(state, endpointId),
     logger,
   });
   const state: State = {
@@ -179,6 +180,18 @@ async function startStandby(state: State, spec: ComputeSpec, { of, point }: Stan
   } catch (error) {
     await removeStandby(state, spec);
     throw error;
+  }
+}
+
+/** It would show what was for ever: better that the next connection makes it anew. Never throws. */
+async function giveUp(state: State, endpointId: string): Promise<void> {
+  const { logger } = state.context;
+  logger.warn({ endpointId }, 'a read replica cannot follow its primary any more, and is stopped');
+  try {
+    await state.endpoints.exclusive(endpointId, () => suspend(state, endpointId));
+    for (const listener of state.exitListeners) listener(endpointId);
+  } catch (error) {
+    logger.error({ endpointId, reason: errorMessage(error) }, 'could not stop a read replica');
   }
 }
 
