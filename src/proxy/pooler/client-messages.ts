@@ -59,7 +59,7 @@ export function sendMessages(
     else if (type === FROM_CLIENT.terminate) outcome = 'terminate';
     else if (server.copyIn && !mayComeInCopy(type)) outcome = protocolViolation('unexpected message during COPY');
     if (outcome !== undefined) break;
-    if (server.requests.size >= MANY_REQUESTS && endsPipeline(server)) {
+    if (mustWait(server, bytes, at)) {
       enough = true;
       break;
     }
@@ -100,10 +100,26 @@ function mayComeInCopy(type: number): boolean {
   }
 }
 
-/** Nothing that waits for more of the client's: answers will come. */
-function endsPipeline(server: ServerConnection): boolean {
-  const last = server.requests.last();
-  return last === REQUEST.sync || last === REQUEST.query || last === REQUEST.functionCall;
+/**
+ * Before the next piece of a pipeline it has to be known what became of the statements in the pieces before: an error
+ * may have made Postgres skip them. And so many unanswered requests may be enough.
+ */
+function mustWait(server: ServerConnection, bytes: Buffer, at: number): boolean {
+  const { requests } = server;
+  if (requests.size === 0) return false;
+  if (requests.open) return false;
+  if (requests.size >= MANY_REQUESTS) return true;
+  if (requests.named + requests.unnamed === 0) return false;
+  switch (bytes[at]) {
+    case FROM_CLIENT.parse:
+      return requests.named > 0 || bytes[at + HEADER] !== 0;
+    case FROM_CLIENT.query:
+    case FROM_CLIENT.sync:
+    case FROM_CLIENT.flush:
+      return false;
+    default:
+      return true;
+  }
 }
 
 /** Where the message ends, INCOMPLETE, or the error that ends the session. */
@@ -185,9 +201,17 @@ function takeDescribeOrClose(sending: Sending, type: number, at: number, end: nu
 function closeStatement(sending: Sending, at: number, end: number): void {
   const { client, server, bytes } = sending;
   if (end - 1 <= at + HEADER + 1) {
+    const before = client.unnamed;
     client.unnamed = undefined;
+    client.unnamedVersion += 1;
     server.unnamedOwner = client;
-    server.requests.push(REQUEST.close);
+    const version = client.unnamedVersion;
+    const undo = () => {
+      if (client.unnamedVersion !== version) return;
+      client.unnamed = before;
+      server.unnamedOwner = undefined;
+    };
+    server.requests.push(REQUEST.close, { undo, unnamed: true });
     return;
   }
   const name = bytes.toString('latin1', at + HEADER + 1, end - 1);
@@ -246,10 +270,10 @@ function bringUnnamed(sending: Sending, at: number): void {
   if (client.unnamed === undefined) {
     // What another client left must not be found.
     sending.parts.push(closeMessage(''));
-    server.requests.push(REQUEST.ownClose, { undo });
+    server.requests.push(REQUEST.ownClose, { undo, unnamed: true });
   } else {
     sending.parts.push(parseMessage('', client.unnamed));
-    server.requests.push(REQUEST.ownParse, { undo });
+    server.requests.push(REQUEST.ownParse, { undo, unnamed: true });
   }
 }
 
@@ -300,15 +324,22 @@ function takeParse(sending: Sending, at: number, end: number): number | Buffer {
 
 function takeUnnamedParse(sending: Sending, at: number, end: number): number {
   const { client, server, bytes } = sending;
+  if (end > bytes.length && end - at <= MAX_UNNAMED_BYTES) return INCOMPLETE;
+  const before = { text: client.unnamed, effects: client.unnamedEffects };
   const small = end <= bytes.length && end - at <= MAX_UNNAMED_BYTES;
   client.unnamed = small ? bytes.toString('latin1', at + HEADER + 1, end) : undefined;
   client.unnamedEffects = small ? effectsOfText(bytes, at + HEADER + 1, end) : EFFECT.session;
   server.unnamedOwner = client;
-  const undo = () => {
-    client.unnamed = undefined;
+  client.unnamedVersion += 1;
+  const version = client.unnamedVersion;
+  const undo = (skipped: boolean) => {
+    // A later one may have taken its place already.
+    if (client.unnamedVersion !== version) return;
+    client.unnamed = skipped ? before.text : undefined;
+    client.unnamedEffects = before.effects;
     server.unnamedOwner = undefined;
   };
-  server.requests.push(REQUEST.parse, { undo });
+  server.requests.push(REQUEST.parse, { undo, unnamed: true });
   return end;
 }
 

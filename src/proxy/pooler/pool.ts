@@ -131,7 +131,8 @@ export class Pool implements ClientOwner, ServerOwner {
 
   rollBack(server: ServerConnection): void {
     server.client = undefined;
-    if (server.unfit || server.dead) return this.#destroy(server);
+    // Behind an error, or within a piece of a pipeline, it would not be heard.
+    if (server.unfit || server.dead || server.requests.unsynced) return this.#destroy(server);
     server.runOwn('ROLLBACK', (error) => {
       if (error) server.unfit = true;
       this.#takeBack(server);

@@ -40,6 +40,7 @@ export class PooledClient {
   /** Body of the Parse that made its unnamed statement, as latin1; undefined: none. */
   unnamed: string | undefined;
   unnamedEffects = 0;
+  unnamedVersion = 0;
   waitingSinceMs = 0;
   isWaiting = false;
   isSlow = false;

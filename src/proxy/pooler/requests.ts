@@ -28,11 +28,24 @@ export type RequestKind = (typeof REQUEST)[keyof typeof REQUEST];
 
 const FIRST_CAPACITY = 16;
 
-export class Requests<Ref> {
+/** What may turn out not to have happened. */
+interface Undoable {
+  undo?: unknown;
+  unnamed?: boolean;
+}
+
+export class Requests<Ref extends Undoable> {
   #kinds = new Uint8Array(FIRST_CAPACITY);
   #refs: (Ref | undefined)[] = Array.from({ length: FIRST_CAPACITY }, () => undefined);
   #head = 0;
   #size = 0;
+  /** Unanswered ones that can be undone: of named statements, of the unnamed one. */
+  named = 0;
+  unnamed = 0;
+  /** Something was sent since Postgres last said that it is ready: its implicit transaction may be open. */
+  unsynced = false;
+  /** Messages of the extended protocol were sent and their Sync was not: answers need not come. */
+  open = false;
 
   get size(): number {
     return this.#size;
@@ -44,6 +57,10 @@ export class Requests<Ref> {
     this.#kinds[at] = kind;
     this.#refs[at] = ref;
     this.#size += 1;
+    this.unsynced = true;
+    if (kind === REQUEST.sync) this.open = false;
+    else if (kind >= REQUEST.parse && kind !== REQUEST.copyEnd && kind !== REQUEST.ownQuery) this.open = true;
+    if (ref?.undo !== undefined) this.#count(ref, 1);
   }
 
   /** The oldest one's kind; REQUEST.none when all is answered. */
@@ -55,14 +72,11 @@ export class Requests<Ref> {
     return this.#size === 0 ? undefined : this.#refs[this.#head];
   }
 
-  /** The newest one's kind. */
-  last(): RequestKind {
-    return this.#size === 0 ? REQUEST.none : (this.#kinds[this.#at(this.#size - 1)] as RequestKind);
-  }
-
   shift(): RequestKind {
     if (this.#size === 0) return REQUEST.none;
     const kind = this.#kinds[this.#head] as RequestKind;
+    const ref = this.#refs[this.#head];
+    if (ref?.undo !== undefined) this.#count(ref, -1);
     this.#refs[this.#head] = undefined;
     this.#head = (this.#head + 1) & (this.#kinds.length - 1);
     this.#size -= 1;
@@ -96,6 +110,11 @@ export class Requests<Ref> {
     }
     for (const [kind, ref] of kept) this.push(kind, ref);
     return result;
+  }
+
+  #count(ref: Ref, by: 1 | -1): void {
+    if (ref.unnamed === true) this.unnamed += by;
+    else this.named += by;
   }
 
   #at(index: number): number {

@@ -17,7 +17,9 @@ import type { Wire } from './wire.ts';
 /** What to do about a request. Each has at most one. */
 export interface RequestRef {
   /** Postgres skipped it, or refused it: as if it had never been sent. */
-  undo?: () => void;
+  undo?: (skipped: boolean) => void;
+  /** It is about the unnamed statement. */
+  unnamed?: boolean;
   /** The client's name that a Parse is to make. */
   parses?: string;
   /** What a Bind or Describe needs. */
@@ -97,7 +99,7 @@ export class ServerConnection {
 
   /** No transaction is open, nothing is outstanding, and no message is half said. */
   get isSettled(): boolean {
-    return this.requests.size === 0 && this.#status === IDLE && !this.copyIn && this.#passing === 0;
+    return !this.requests.unsynced && this.#status === IDLE && !this.copyIn && this.#passing === 0;
   }
 
   /** Every request has been answered, whether or not a transaction is open. */
@@ -320,6 +322,12 @@ export class ServerConnection {
   #ready(status: number): boolean {
     this.#status = status;
     this.copyIn = false;
+    const forward = this.#settleRequests();
+    this.requests.unsynced = this.requests.size > 0;
+    return forward;
+  }
+
+  #settleRequests(): boolean {
     if (this.#failing) {
       this.#failing = false;
       this.#unwind();
@@ -345,20 +353,23 @@ export class ServerConnection {
   /** Everything up to the Sync was refused or skipped. The last first, so that each finds what it left. */
   #unwind(): void {
     const undone: RequestRef[] = [];
+    // The first one is what failed, if it is one that can be undone at all.
+    const failedItself = this.requests.headRef() !== undefined;
     for (;;) {
       const ref = this.requests.headRef();
       const kind = this.requests.shift();
       if (kind === REQUEST.sync || kind === REQUEST.none) break;
       if (ref) undone.push(ref);
     }
-    for (const ref of undone.reverse()) ref.undo?.();
+    const [failed] = undone;
+    for (const ref of undone.reverse()) ref.undo?.(ref !== failed || !failedItself);
   }
 
   /** As if nothing of what is outstanding had ever been sent. */
   undoAll(): void {
     const refs = this.requests.refs();
     while (this.requests.size > 0) this.requests.shift();
-    for (const ref of refs.reverse()) ref.undo?.();
+    for (const ref of refs.reverse()) ref.undo?.(true);
   }
 }
 
