@@ -130,6 +130,7 @@ function takeMessage(sending: Sending, type: number, at: number, end: number): n
       if (end > bytes.length) server.effects |= EFFECT.session;
       else server.noteText(bytes, at + HEADER, end - 1);
       client.unnamed = undefined;
+      client.unnamedVersion += 1;
       server.unnamedOwner = undefined;
       server.requests.push(REQUEST.query);
       return end;
@@ -208,6 +209,7 @@ function closeStatement(sending: Sending, at: number, end: number): void {
     const version = client.unnamedVersion;
     const undo = () => {
       if (client.unnamedVersion !== version) return;
+    client.unnamedVersion = version - 1;
       client.unnamed = before;
       server.unnamedOwner = undefined;
     };
@@ -335,6 +337,7 @@ function takeUnnamedParse(sending: Sending, at: number, end: number): number {
   const undo = (skipped: boolean) => {
     // A later one may have taken its place already.
     if (client.unnamedVersion !== version) return;
+    client.unnamedVersion = version - 1;
     client.unnamed = skipped ? before.text : undefined;
     client.unnamedEffects = before.effects;
     server.unnamedOwner = undefined;
