@@ -146,9 +146,9 @@ export function createPastComputes(options: PastComputesOptions): PastComputes {
 export function leavingFirst(storage: Storage, past: Pick<PastComputes, 'leave'>): Storage {
   return {
     ...storage,
-    deleteTimeline: async (timeline) => {
+    deleteTimeline: async (timeline, how) => {
       await past.leave(timeline);
-      await storage.deleteTimeline(timeline);
+      await storage.deleteTimeline(timeline, how);
     },
   };
 }

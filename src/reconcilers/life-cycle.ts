@@ -87,7 +87,7 @@ async function purge({ catalog, queue, nodeId, logger }: LifeCycleOptions, early
           projectId,
           branchId,
           action: 'delete_timeline',
-          ...(timelineId !== null && { payload: { timelineIds: [timelineId] } }),
+          payload: { wholeProject: true, ...(timelineId !== null && { timelineIds: [timelineId] }) },
         }));
         await queue.append(tx, removals);
       });

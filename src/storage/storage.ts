@@ -39,7 +39,7 @@ export async function createStorage(options: StorageOptions): Promise<Storage> {
   return {
     createRootTimeline: (spec) => spaceAware(() => createRoot(state, spec)),
     createChildTimeline: (spec, signal) => spaceAware(() => createChild(state, spec, signal)),
-    deleteTimeline: (timeline) => deleteTimeline(state, timeline),
+    deleteTimeline: (timeline, how) => deleteTimeline(state, timeline, how?.withDependents === true),
     readTimeline: (timeline) => readTimelineRecord(layoutOf(timeline)),
     dataDirectory: (timeline) => layoutOf(timeline).pgdata,
     walDirectory: (timeline) => layoutOf(timeline).wal,
@@ -98,10 +98,10 @@ async function spaceAware<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
-function deleteTimeline(state: State, timeline: TimelineRef): Promise<void> {
+function deleteTimeline(state: State, timeline: TimelineRef, withDependents: boolean): Promise<void> {
   const layout = timelineLayout(state.layout.root, timeline);
   return exclusively(state, timeline, async () => {
-    if (await readTimelineRecord(layout)) await seedDependents(state, timeline);
+    if (!withDependents && (await readTimelineRecord(layout))) await seedDependents(state, timeline);
     await state.context.discard(layout.root);
     state.rewritten.delete(timelineKey(timeline));
     await removeEmptyProject(layout.project);

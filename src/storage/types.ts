@@ -125,8 +125,11 @@ export interface Storage {
    * Throws 'unprocessable' for what is outside of the window, before the timeline began, or in the future.
    */
   resolvePoint(timeline: TimelineRef, query: PointQuery, window: HistoryWindow): Promise<ResolvedPoint>;
-  /** Renames away, then removes; the timeline is gone when it returns. No error if there is none. */
-  deleteTimeline(timeline: TimelineRef): Promise<void>;
+  /**
+   * Renames away, then removes; the timeline is gone when it returns. No error if there is none. Those whose history
+   * begins in this one's first get a beginning of their own, unless they are about to go as well (`withDependents`).
+   */
+  deleteTimeline(timeline: TimelineRef, options?: { withDependents?: boolean }): Promise<void>;
   readTimeline(timeline: TimelineRef): Promise<TimelineRecord | undefined>;
   /** The live data directory; exists as long as the timeline does. */
   dataDirectory(timeline: TimelineRef): string;

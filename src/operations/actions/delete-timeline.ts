@@ -11,18 +11,21 @@ import { branchOf, type ActionContext } from './context.ts';
 
 export interface DeleteTimelinePayload {
   timelineIds?: string[];
+  /** Everything else of the project goes as well. */
+  wholeProject?: true;
 }
 
 export function deleteTimeline({ catalog, storage, supervisor, syncedFingerprints }: ActionContext): Action {
   return {
     run: async (operation) => {
       const { projectId } = operation;
-      const { timelineIds } = operation.payload as DeleteTimelinePayload;
+      const { timelineIds, wholeProject = false } = operation.payload as DeleteTimelinePayload;
+      const how = { withDependents: wholeProject };
       if (timelineIds) {
         for (const timelineId of timelineIds) {
           // The restore that was to replace it has failed.
           if (await timelineInUse(catalog, timelineId)) continue;
-          await storage.deleteTimeline({ projectId, timelineId });
+          await storage.deleteTimeline({ projectId, timelineId }, how);
         }
         return;
       }
@@ -31,7 +34,7 @@ export function deleteTimeline({ catalog, storage, supervisor, syncedFingerprint
         await supervisor.suspend(endpointId);
         syncedFingerprints.delete(endpointId);
       }
-      if (work) await storage.deleteTimeline(work);
+      if (work) await storage.deleteTimeline(work, how);
     },
     undo: async () => undefined,
   };
