@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { AppError } from '../lib/errors.ts';
 import type { Lsn } from '../lib/lsn.ts';
+import { quoteForCommand } from '../storage/archive.ts';
 import { quoteLiteral } from '../postgres/internal-session.ts';
 import type { ServerSizes } from '../postgres/control-data.ts';
 import type { Compute } from './compute.ts';
@@ -31,7 +32,7 @@ export function leastSettings({ primary }: StandbySpec, sizes: ServerSizes): Rec
 
 /** WAL that the primary has archived and removed before the standby could stream it. `false` says: there is no more. */
 export function restoreCommand(walDirectory: string, platform: NodeJS.Platform = process.platform): string {
-  const file = `'${walDirectory.replaceAll("'", `'\\''`).replaceAll('%', '%%')}'/%f`;
+  const file = `${quoteForCommand(walDirectory)}/%f`;
   const copy = platform === 'linux' ? 'cp --reflink=auto' : 'cp';
   return `[ -e ${file} ] && ${copy} ${file} %p`;
 }

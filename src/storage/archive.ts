@@ -8,9 +8,9 @@
 
 /** For archive_command. `platform` decides how files are cloned and synced. */
 export function archiveCommand(walDirectory: string, platform: NodeJS.Platform = process.platform): string {
-  const target = `${quote(walDirectory)}/%f`;
-  const temporary = `${quote(walDirectory)}/.%f.tmp`;
-  const directory = quote(walDirectory);
+  const target = `${quoteForCommand(walDirectory)}/%f`;
+  const temporary = `${quoteForCommand(walDirectory)}/.%f.tmp`;
+  const directory = quoteForCommand(walDirectory);
   // macOS' sync takes no names and flushes everything.
   const sync = (what: string) => (platform === 'linux' ? `sync ${what}` : 'sync');
   const clone = platform === 'linux' ? 'cp --reflink=auto' : 'cp -c';
@@ -20,6 +20,6 @@ export function archiveCommand(walDirectory: string, platform: NodeJS.Platform =
 }
 
 /** For the shell, and `%` doubled for Postgres, which would read it as a placeholder. */
-function quote(text: string): string {
+export function quoteForCommand(text: string): string {
   return `'${text.replaceAll("'", `'\\''`).replaceAll('%', '%%')}'`;
 }

@@ -209,7 +209,7 @@ function closeStatement(sending: Sending, at: number, end: number): void {
     const version = client.unnamedVersion;
     const undo = () => {
       if (client.unnamedVersion !== version) return;
-    client.unnamedVersion = version - 1;
+      client.unnamedVersion = version - 1;
       client.unnamed = before;
       server.unnamedOwner = undefined;
     };
