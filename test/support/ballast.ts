@@ -225,7 +225,9 @@ export class Ballast {
     const found: string[] = [];
     for (const project of await readdir(this.pool).catch(() => [])) {
       if (!/^[a-z]+-[a-z]+-\d+$/.test(project)) continue;
-      const branches = await readdir(path.join(this.pool, project));
+      const entries = await readdir(path.join(this.pool, project), { withFileTypes: true });
+      // Beside its timelines lies what the catalog says of the project.
+      const branches = entries.filter((entry) => entry.isDirectory()).map(({ name }) => name);
       if (branches.length === 0) found.push(`${project}/`);
       for (const branch of branches) found.push(`${project}/${branch}`);
     }
