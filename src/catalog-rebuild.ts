@@ -23,7 +23,7 @@ import { OWN_REGION } from './control-plane/users.ts';
 import { lockHome } from './home-lock.ts';
 import { prepareHome } from './home-prepare.ts';
 import type { Home } from './home.ts';
-import { AppError } from './lib/errors.ts';
+import { AppError, errorMessage } from './lib/errors.ts';
 import { newBranchId, newEndpointId, newUuid } from './lib/ids.ts';
 import type { Logger } from './lib/log.ts';
 import { openCatalog, stopInOrder, type CatalogParts, type Catalogs, type Stop } from './open-catalog.ts';
@@ -48,7 +48,10 @@ export interface Rebuilt {
   movedAside: string | undefined;
 }
 
-/** Throws AppError 'conflict' while Ballast runs, or when the catalog has projects and `force` is not set. */
+/**
+ * Throws AppError 'conflict' while Ballast runs, and, unless `force` is set, when the catalog has projects or is there and
+ * cannot be opened: what keeps it from opening may pass, and then nothing is lost.
+ */
 export async function rebuildCatalog(config: Config, options: { force: boolean; logger: Logger }): Promise<Rebuilt> {
   const { logger } = options;
   const stops: Stop[] = [];
@@ -69,7 +72,7 @@ export async function rebuildCatalog(config: Config, options: { force: boolean; 
   }
 }
 
-/** The catalog when it has no projects; one that cannot be used, or that `force` gives up, is moved aside first. */
+/** The catalog when it has no projects; what `force` gives up is moved aside first. */
 async function openUsable(
   parts: CatalogParts,
   force: boolean,
@@ -88,6 +91,10 @@ async function openUsable(
     }
   } catch (error) {
     if (parts.config.catalogUrl !== undefined || (error instanceof AppError && error.kind === 'conflict')) throw error;
+    if (!force) {
+      const text = `the catalog is there but cannot be opened: ${errorMessage(error)}. Mend it (log/catalog.log says more), or move it aside and make another with --force`;
+      throw new AppError('conflict', text, { cause: error });
+    }
     parts.logger.warn({ err: error }, 'the catalog cannot be used');
   }
   await stopInOrder(parts.stops.splice(before), parts.logger);

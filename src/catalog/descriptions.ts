@@ -28,18 +28,31 @@ async function projectTables(db: Queryable): Promise<string[]> {
   return [...FIRST, ...names.filter((name) => !FIRST.includes(name))];
 }
 
-/** Projects of the node that were touched after `since` (ISO 8601), or all that are not purged. */
+/**
+ * Projects of the node that were touched after `since` (ISO 8601), or all that are not purged. Rows that were removed
+ * leave no trace: only looking at all of them tells.
+ */
 export async function touchedProjects(db: Queryable, nodeId: string, since: string | undefined): Promise<string[]> {
+  const touched = (await timedTables(db)).map(
+    (table) => `or exists (select 1 from ${table} t where t.project_id = p.id and t.updated_at > $2)`,
+  );
   const rows = await db.query<{ id: string }>(
     `select p.id from projects p where p.node_id = $1 and p.purged_at is null and ($2::timestamptz is null
-       or p.updated_at > $2
-       or exists (select 1 from branches b where b.project_id = p.id and b.updated_at > $2)
-       or exists (select 1 from endpoints e where e.project_id = p.id and e.updated_at > $2)
-       or exists (select 1 from operations o where o.project_id = p.id and o.updated_at > $2))`,
+       or p.updated_at > $2 ${touched.join(' ')})`,
     [nodeId, since ?? null],
-    'touched_projects',
   );
   return rows.map(({ id }) => id);
+}
+
+/** Tables of projects whose rows say when they changed. */
+async function timedTables(db: Queryable): Promise<string[]> {
+  const rows = await db.query<{ name: string }>(
+    `select c.table_name as name from information_schema.columns c
+     join information_schema.columns u using (table_schema, table_name)
+     where c.table_schema = 'ballast' and c.column_name = 'project_id' and u.column_name = 'updated_at'
+     order by c.table_name`,
+  );
+  return rows.map(({ name }) => name);
 }
 
 /** The catalog's clock: ISO 8601. */

@@ -67,7 +67,7 @@ function buildProgram(setExitCode: (code: number) => void): Command {
   )
     .description('make a lost catalog anew from what lies in the pool, with Ballast stopped')
     .option('--yes', 'do not ask', false)
-    .option('--force', 'even when the catalog has projects: it is moved aside', false)
+    .option('--force', 'even when the catalog has projects or cannot be opened: it is moved aside', false)
     .action(async (options: { yes: boolean; force: boolean }, command: Command) => {
       const { rebuild } = await import('./catalog.ts');
       setExitCode(await rebuild(configOf(command, process.env), options));

@@ -15,16 +15,21 @@ export interface DescribeProjectsOptions {
 
 /** Transactions that were under way at the last look may have an earlier time. */
 const OVERLAP_MS = 30_000;
+/** So often all projects are described, whether anything tells that they changed or not: what was removed does not. */
+const ALL_EVERY_RUNS = 20;
 
 export function describeProjects({ catalog, storage, nodeId }: DescribeProjectsOptions): Reconciler {
   const written = new Map<string, string>();
   let since: string | undefined;
+  let runs = 0;
   return {
     name: 'describe-projects',
     everyMs: 3_000,
     run: async () => {
       const now = await catalogNow(catalog);
-      for (const projectId of await touchedProjects(catalog, nodeId, since)) {
+      const all = runs % ALL_EVERY_RUNS === 0;
+      runs += 1;
+      for (const projectId of await touchedProjects(catalog, nodeId, all ? undefined : since)) {
         const text = await describeProject(catalog, projectId);
         if (text === undefined) continue;
         const hash = createHash('sha256').update(text).digest('base64');

@@ -6,6 +6,7 @@ import { makeTestOperations, TEST_NODE, type TestOperations } from '../../test/s
 import { silentLogger } from '../lib/log.ts';
 import type { RunnerQueue } from '../operations/queue.ts';
 import type { Runner } from '../operations/runner.ts';
+import { describeProjects } from './describe-projects.ts';
 import { followRoles } from './follow-roles.ts';
 import { archiveBranches, expireBranches, purgeDeleted } from './life-cycle.ts';
 import { measureSizes } from './measure-sizes.ts';
@@ -536,4 +537,42 @@ test('a reconciler never overlaps itself, survives its failures, and is waited f
   expect(active).toBe(0);
   await new Promise((resolve) => setTimeout(resolve, 20));
   expect(runs).toBe(at);
+});
+
+describe('describe-projects', () => {
+  test('sees what changes without an operation, also where everything else is at rest', async () => {
+    const branch = await insertBranch(db.catalog, projectId);
+    engine.timelines.set(branch.branchId, { projectId, timelineId: branch.branchId } as never);
+    for (const table of ['projects', 'branches', 'endpoints', 'operations', 'roles', 'databases']) {
+      await db.catalog.query(`update ${table} set updated_at = now() - interval '1 hour'`);
+    }
+    const described: string[] = [];
+    const storage = {
+      describeProject: async (id: string, text: string) => {
+        if (id === projectId) described.push(text);
+        return true;
+      },
+    };
+    const reconciler = describeProjects({ catalog: db.catalog, storage, nodeId: TEST_NODE });
+    await reconciler.run();
+    await reconciler.run();
+    expect(described).toHaveLength(1);
+
+    await db.catalog.query(
+      `insert into backup_schedules (branch_id, project_id, schedule) values ($1, $2, '[{"frequency": "daily"}]')`,
+      [branch.branchId, projectId],
+    );
+    await reconciler.run();
+    expect(described.at(-1)).toContain('"daily"');
+    await db.catalog.query(`insert into roles (project_id, branch_id, name) values ($1, $2, 'by_sql')`, [
+      projectId,
+      branch.branchId,
+    ]);
+    await reconciler.run();
+    expect(described.at(-1)).toContain('by_sql');
+    // What is removed leaves nothing that tells: it is seen within a minute.
+    await db.catalog.query('delete from backup_schedules where branch_id = $1', [branch.branchId]);
+    for (let runs = 0; runs < 20; runs += 1) await reconciler.run();
+    expect(described.at(-1)).not.toContain('"daily"');
+  });
 });

@@ -3,7 +3,7 @@
  * and, should those be lost as well, with the data at least. And corruption does not stay hidden.
  */
 import { createHash } from 'node:crypto';
-import { open, readFile, readdir, realpath, rm, stat } from 'node:fs/promises';
+import { open, readFile, readdir, realpath, rm, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Place } from '../support/api.ts';
@@ -108,6 +108,14 @@ test('a catalog that is there is not overwritten by accident', async () => {
   const refused = rebuild();
   expect(refused.status).toBe(1);
   expect(refused.stderr).toContain('--force');
+  // Nor is one that only cannot be opened just now.
+  const catalog = path.join(await realpath(ballast.dataDir), 'catalog');
+  await writeFile(path.join(catalog, 'pgdata/postgresql.auto.conf'), 'no_such_setting = 1\n');
+  const names = await readdir(catalog);
+  const unopened = rebuild();
+  expect(unopened.status).toBe(1);
+  expect(unopened.stderr).toContain('cannot be opened');
+  expect(await readdir(catalog)).toEqual(names);
   const forced = rebuild('--force');
   expect(forced.status).toBe(0);
   await ballast.start();
@@ -133,6 +141,16 @@ test('without a description the data is back under other names', async () => {
   expect(Number(await scalar(uri, 'select count(*)::int from t'))).toBe(50_000);
 });
 
+/** Puts bytes into the second page of a file; returns what was there. */
+async function swap(file: string, bytes: Buffer): Promise<Buffer> {
+  const handle = await open(file, 'r+');
+  const before = Buffer.alloc(bytes.length);
+  await handle.read(before, 0, before.length, 8192 + 5000);
+  await handle.write(bytes, 0, bytes.length, 8192 + 5000);
+  await handle.close();
+  return before;
+}
+
 test('verify finds what is broken, and nothing where nothing is', async () => {
   const place = await ballast.api.createProject({ name: 'checked' });
   await query(
@@ -142,6 +160,7 @@ test('verify finds what is broken, and nothing where nothing is', async () => {
   await query(place.uri, 'create table if not exists t as select generate_series(1, 20000) as n');
   await query(place.uri, 'create index if not exists t_n on t (n)');
   const file = await scalar(place.uri, `select pg_relation_filepath('t')`);
+  const indexFile = await scalar(place.uri, `select pg_relation_filepath('t_n')`);
   const running = ballast.command(['verify', place.projectId]);
   expect(running).toMatchObject({ status: 1, stderr: expect.stringContaining('already runs') });
   await ballast.stop();
@@ -151,13 +170,19 @@ test('verify finds what is broken, and nothing where nothing is', async () => {
   expect(sound.status).toBe(0);
   expect(sound.stdout).toMatch(/sound/);
 
-  const data = path.join(await realpath(ballast.pool), place.projectId, place.branchId, 'pgdata', String(file));
-  const handle = await open(data, 'r+');
-  await handle.write(Buffer.from('broken'), 0, 6, 8192 + 5000);
-  await handle.close();
+  const pgdata = path.join(await realpath(ballast.pool), place.projectId, place.branchId, 'pgdata');
+  const breakPage = async (of: unknown) => swap(path.join(pgdata, String(of)), Buffer.from('broken'));
+  const whole = await breakPage(file);
   const broken = ballast.command(['verify', place.projectId, 'main']);
   expect(broken.status).toBe(1);
   expect(broken.stderr).toMatch(/database neondb, public\.t: .*(invalid page|checksum)/);
+
+  await swap(path.join(pgdata, String(file)), whole);
+  await breakPage(indexFile);
+  const brokenIndex = ballast.command(['verify', place.projectId, 'main']);
+  expect(brokenIndex.status).toBe(1);
+  expect(brokenIndex.stderr).toMatch(/database neondb, public\.t_n: .*(invalid page|checksum)/);
+  expect(brokenIndex.stderr).not.toContain('public.t:');
   // What was verified is as it was: nothing of the copies is left.
   await ballast.start();
   const names = await readdir(path.join(await realpath(ballast.pool), place.projectId));
