@@ -31,6 +31,7 @@ import { prepareExtensions } from './postgres/extensions.ts';
 import { createInstallations } from './postgres/installations.ts';
 import { createStorage } from './storage/storage.ts';
 import type { Storage, TimelineRecord } from './storage/types.ts';
+import { isVerifiersCopy } from './verify.ts';
 
 export interface RebuiltProject {
   id: string;
@@ -125,7 +126,7 @@ export async function rebuild(
   const { timelines } = await facts.storage.listTimelines();
   const owner = await catalog.transaction(ensureOwner);
   const rebuilt: Rebuilt = { projects: [], problems: [], movedAside };
-  const lasting = timelines.filter(({ kind }) => kind !== 'standby');
+  const lasting = timelines.filter((timeline) => timeline.kind !== 'standby' && !isVerifiersCopy(timeline));
   for (const projectId of [...new Set(lasting.map((timeline) => timeline.projectId))].toSorted()) {
     const kept = lasting.filter((timeline) => timeline.projectId === projectId);
     const found = await readDescription(facts, projectId, rebuilt.problems);

@@ -43,6 +43,11 @@ export interface VerifyOptions {
   logger: Logger;
 }
 
+/** No id of the catalog begins like this. */
+const COPY_PREFIX = 'verify-';
+
+export const isVerifiersCopy = ({ timelineId }: { timelineId: string }): boolean => timelineId.startsWith(COPY_PREFIX);
+
 /** Throws AppError 'conflict' while Ballast runs. */
 export async function* verifyTimelines(config: Config, options: VerifyOptions): AsyncGenerator<Verified> {
   const { logger } = options;
@@ -54,9 +59,11 @@ export async function* verifyTimelines(config: Config, options: VerifyOptions): 
   const supervisor = live.watch(createSupervisor({ home, storage, installations, logger }));
   try {
     const { timelines } = await storage.listTimelines();
+    // Of a run that was killed.
+    for (const timeline of timelines) if (isVerifiersCopy(timeline)) await storage.deleteTimeline(timeline);
     const wanted: TimelineRecord[] = [];
     for (const timeline of timelines) {
-      if (timeline.kind !== 'branch') continue;
+      if (timeline.kind !== 'branch' || isVerifiersCopy(timeline)) continue;
       if (options.project !== undefined && timeline.projectId !== options.project) continue;
       if (options.branch === undefined || (await isOfBranch(storage, timeline, options.branch))) wanted.push(timeline);
     }
@@ -93,7 +100,7 @@ interface Engine {
 async function verifyOne(engine: Engine, timeline: TimelineRecord): Promise<Verified> {
   const { storage, supervisor } = engine;
   const { projectId, timelineId, pgVersion } = timeline;
-  const copy = { projectId, timelineId: `verify-${randomBytes(6).toString('hex')}` };
+  const copy = { projectId, timelineId: `${COPY_PREFIX}${randomBytes(6).toString('hex')}` };
   const endpointId = `ep-${copy.timelineId}`;
   const result: Verified = { projectId, timelineId, problems: [], relations: 0, restoreMs: 0, checkMs: 0 };
   const begunMs = performance.now();
