@@ -3,6 +3,7 @@
  * and, should those be lost as well, with the data at least. And corruption does not stay hidden.
  */
 import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { open, readFile, readdir, realpath, rm, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -61,12 +62,16 @@ const descriptionFile = async () => path.join(await realpath(ballast.pool), main
 async function loseCatalog(): Promise<void> {
   await ballast.kill9();
   const catalog = await realpath(path.join(ballast.dataDir, 'catalog'));
-  for (const { pid, cwd } of await ballast.postgresProcesses()) {
-    if (cwd.startsWith(catalog)) process.kill(pid, 'SIGKILL');
+  const pids = (await ballast.postgresProcesses()).filter(({ cwd }) => cwd.startsWith(catalog)).map(({ pid }) => pid);
+  for (const pid of pids) {
+    try {
+      process.kill(pid, 'SIGKILL');
+    } catch {
+      // A session that ended with Ballast.
+    }
   }
-  await waitFor('the catalog to end', async () =>
-    (await ballast.postgresProcesses()).every(({ cwd }) => !cwd.startsWith(catalog)),
-  );
+  // Until somebody has taken note of their end, they hold on to their names.
+  await waitFor('the catalog to end', async () => pids.every((pid) => !existsSync(`/proc/${pid}`)));
   for (const name of await readdir(catalog)) await rm(path.join(catalog, name), { recursive: true });
 }
 
