@@ -330,7 +330,7 @@ async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<
     onProjectChanged: (projectId) => access.invalidate(projectId),
   });
   stops.push({ what: 'control plane', run: () => controlPlane.close() });
-  const api = createApiServer({ controlPlane, handlers, document: loadDocument(), logger });
+  const api = createApiServer({ controlPlane, handlers, document: loadDocument(), logger, dataPlane: proxy.http });
   stops.push({ what: 'API', run: () => api.close() });
   const { port: apiPort } = await api.start(config.listen, config.apiPort);
   return { apiPort, pgPort: proxy.port };

@@ -4,11 +4,14 @@
  *   /api/v2/...   the contract (routes.ts)
  *   /api/v1/...   410, pointing to v2
  *   /healthz      200 while the process serves
+ *   /sql, and every WebSocket   handed to the data plane as they come, when there is one
  *
  * Bodies arrive as bytes; the contract decodes them (JSON or form) and validates. Bodies, headers and times are bounded.
  * There are no CORS headers: a browser page of another origin has no business with API keys.
  */
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { fastify } from 'fastify';
 import { createContract } from '../contract/contract.ts';
@@ -33,6 +36,13 @@ export interface ApiServerOptions {
   handlers: HandlerTable;
   document: ContractDocument;
   logger: Logger;
+  dataPlane?: DataPlane;
+}
+
+/** SQL over HTTP and WebSockets; main.ts connects it. */
+export interface DataPlane {
+  request(request: IncomingMessage, response: ServerResponse): void;
+  upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void;
 }
 
 export interface ApiServer {
@@ -55,6 +65,7 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
   });
   app.get('/healthz', () => ({ status: 'ok' }));
   for (const url of ['/api/v1', '/api/v1/*']) app.all(url, answerGone);
+  if (options.dataPlane) serveDataPlane(app, options.dataPlane);
   let twin: LoopbackTwin | undefined;
   return {
     app,
@@ -69,6 +80,21 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
       return close(app);
     },
   };
+}
+
+/** Before anything reads their bodies: its limits are others. */
+function serveDataPlane(app: FastifyInstance, dataPlane: DataPlane): void {
+  app.all(
+    '/sql',
+    {
+      onRequest: (request, reply) => {
+        reply.hijack();
+        dataPlane.request(request.raw, reply.raw);
+      },
+    },
+    () => undefined,
+  );
+  app.server.on('upgrade', (request, socket, head) => dataPlane.upgrade(request, socket, head));
 }
 
 function createApp(logger: Logger): FastifyInstance {

@@ -32,21 +32,29 @@ import type { RoleChanges } from './role-changes.ts';
 import type { SocketReader } from '../postgres/wire/socket-reader.ts';
 import { untilAborted } from './until-aborted.ts';
 
-export interface AuthenticateOptions {
+/** Who wants to enter, and what it takes to find out whether they may. */
+export interface Claim {
   access: ProxyAccess;
+  role: string;
+  address: string;
+  mockSecret: Buffer;
+  passwords: PasswordChecker;
+  roleChanges: RoleChanges;
+  /** The client went away. */
+  closed: AbortSignal;
+}
+
+export interface AuthenticateOptions extends Claim {
   reader: SocketReader;
   send: (bytes: Buffer) => void;
   /** Undefined: the client has to name it with the password. */
   endpointId: string | undefined;
   choice: EndpointChoice;
-  role: string;
-  address: string;
   /** For channel binding; undefined without TLS. */
   endPointHash: Buffer | undefined;
-  mockSecret: Buffer;
-  passwords: PasswordChecker;
   maxMessageBytes: number;
-  roleChanges: RoleChanges;
+  /** The client sends its password before it is asked for it, as WebSocket drivers do. */
+  cleartext: boolean;
 }
 
 export interface Authenticated {
@@ -72,18 +80,21 @@ export class LoginFailed extends Error {
 export async function authenticate(options: AuthenticateOptions): Promise<Authenticated> {
   try {
     if (options.endpointId === undefined) return await byPasswordPrefix(options);
-    return await byScram(options, await findEndpoint(options, options.endpointId));
+    const endpoint = await findEndpoint(options, options.endpointId, options.choice);
+    return options.cleartext ? await byCleartext(options, endpoint) : await byScram(options, endpoint);
   } catch (error) {
     if (error instanceof ScramError || error instanceof ProtocolError) throw refusals.malformedPassword(error.message);
     throw error;
   }
 }
 
-async function findEndpoint(
-  { access, address, choice, reader }: AuthenticateOptions,
+/** Rejects with Refusal when there is none, or when it is shut to this address. */
+export async function findEndpoint(
+  { access, address, closed }: Pick<Claim, 'access' | 'address' | 'closed'>,
   endpointId: string,
+  choice?: EndpointChoice,
 ): Promise<ProxyEndpoint> {
-  const endpoint = await untilAborted(access.endpoint(endpointId, choice), reader.closed);
+  const endpoint = await untilAborted(access.endpoint(endpointId, choice), closed);
   if (!endpoint) throw refusals.unknownEndpoint();
   // Before the password: addresses that are shut out cannot even guess.
   checkAddress(endpoint, address);
@@ -95,25 +106,62 @@ function isInternalRole(role: string): boolean {
   return role === 'cloud_admin' || role.startsWith('pg_');
 }
 
-async function readVerifier(options: AuthenticateOptions, endpoint: ProxyEndpoint): Promise<ScramVerifier> {
-  const { access, role, reader } = options;
-  const text = isInternalRole(role) ? undefined : await untilAborted(access.verifier(endpoint, role), reader.closed);
+async function readVerifier(claim: Claim, endpoint: ProxyEndpoint): Promise<ScramVerifier> {
+  const { access, role, closed } = claim;
+  const text = isInternalRole(role) ? undefined : await untilAborted(access.verifier(endpoint, role), closed);
   const verifier = text === undefined ? undefined : parseVerifier(text);
-  return verifier ?? mockVerifier(options.mockSecret, `${endpoint.endpointId} ${role}`);
+  return verifier ?? mockVerifier(claim.mockSecret, `${endpoint.endpointId} ${role}`);
 }
 
 /**
  * A running compute's roles may have been changed by SQL. They are read back before the salt is sent, because a proof
  * over an outdated salt cannot be checked again; and for known and unknown roles alike, so that neither can be told.
  */
-async function currentVerifier(options: AuthenticateOptions, endpoint: ProxyEndpoint): Promise<ScramVerifier> {
-  const suspicion = options.roleChanges.suspicion(endpoint);
-  if (suspicion !== 'none') await refresh(options, endpoint, suspicion === 'strong');
-  return readVerifier(options, endpoint);
+async function currentVerifier(claim: Claim, endpoint: ProxyEndpoint): Promise<ScramVerifier> {
+  const suspicion = claim.roleChanges.suspicion(endpoint);
+  if (suspicion !== 'none') await refresh(claim, endpoint, suspicion === 'strong');
+  return readVerifier(claim, endpoint);
 }
 
-function refresh({ access, reader }: AuthenticateOptions, endpoint: ProxyEndpoint, fresh: boolean): Promise<boolean> {
-  return untilAborted(access.refreshVerifiers(endpoint, { fresh }), reader.closed);
+function refresh({ access, closed }: Claim, endpoint: ProxyEndpoint, fresh: boolean): Promise<boolean> {
+  return untilAborted(access.refreshVerifiers(endpoint, { fresh }), closed);
+}
+
+/** Checks a password that came in the clear. Rejects with LoginFailed. */
+async function checkCleartext(claim: Claim, endpoint: ProxyEndpoint, password: string): Promise<LoginKeys> {
+  return checkAgainst(claim, endpoint, password, await currentVerifier(claim, endpoint));
+}
+
+/**
+ * As checkCleartext, but a weak suspicion does not make it wait: every query over HTTP leaves one behind. A password
+ * that SQL changed in a way that the proxy cannot see is then good until the next periodic comparison.
+ */
+export async function checkQueryPassword(claim: Claim, endpoint: ProxyEndpoint, password: string): Promise<LoginKeys> {
+  if (claim.roleChanges.suspicion(endpoint) === 'strong') await refresh(claim, endpoint, true);
+  return checkAgainst(claim, endpoint, password, await readVerifier(claim, endpoint));
+}
+
+async function checkAgainst(
+  claim: Claim,
+  endpoint: ProxyEndpoint,
+  password: string,
+  known: ScramVerifier,
+): Promise<LoginKeys> {
+  let verifier = known;
+  let clientKey = await claim.passwords.check(password, verifier);
+  if (!clientKey && (await refresh(claim, endpoint, false))) {
+    verifier = await readVerifier(claim, endpoint);
+    clientKey = await claim.passwords.check(password, verifier);
+  }
+  if (!clientKey) throw new LoginFailed(endpoint.endpointId);
+  return { clientKey, serverKey: verifier.serverKey };
+}
+
+async function byCleartext(options: AuthenticateOptions, endpoint: ProxyEndpoint): Promise<Authenticated> {
+  options.send(authentication(AUTHENTICATION.cleartext));
+  const password = parsePassword(await passwordMessage(options));
+  const keys = await checkCleartext(options, endpoint, password);
+  return { endpoint, keys, accepted: authentication(AUTHENTICATION.ok) };
 }
 
 async function byScram(options: AuthenticateOptions, endpoint: ProxyEndpoint): Promise<Authenticated> {
@@ -147,20 +195,9 @@ async function byPasswordPrefix(options: AuthenticateOptions): Promise<Authentic
   options.send(authentication(AUTHENTICATION.cleartext));
   const split = splitPasswordPrefix(parsePassword(await passwordMessage(options)));
   if (!split) throw refusals.noEndpoint();
-  const endpoint = await findEndpoint(options, checkEndpointName(split.endpoint));
-  let verifier = await currentVerifier(options, endpoint);
-  let clientKey = await options.passwords.check(split.password, verifier);
-  if (!clientKey && (await refresh(options, endpoint, false))) {
-    verifier = await readVerifier(options, endpoint);
-    clientKey = await options.passwords.check(split.password, verifier);
-  }
-  if (!clientKey) throw new LoginFailed(endpoint.endpointId);
-  return {
-    endpoint,
-    keys: { clientKey, serverKey: verifier.serverKey },
-    accepted: authentication(AUTHENTICATION.ok),
-    pooled: meansPooled(split.endpoint),
-  };
+  const endpoint = await findEndpoint(options, checkEndpointName(split.endpoint), options.choice);
+  const keys = await checkCleartext(options, endpoint, split.password);
+  return { endpoint, keys, accepted: authentication(AUTHENTICATION.ok), pooled: meansPooled(split.endpoint) };
 }
 
 async function passwordMessage({ reader, maxMessageBytes }: AuthenticateOptions): Promise<Buffer> {

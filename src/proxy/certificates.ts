@@ -8,7 +8,7 @@
  * Keys are 0600. Whoever holds ca-key.pem can pose as this server, which is why it never leaves the directory.
  */
 import 'reflect-metadata';
-import { X509Certificate, createHash, createPrivateKey, randomBytes, webcrypto } from 'node:crypto';
+import { X509Certificate, createHash, createPrivateKey, createPublicKey, randomBytes, webcrypto } from 'node:crypto';
 import { mkdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import * as x509 from '@peculiar/x509';
@@ -26,6 +26,11 @@ export interface Certificates {
   caFile: string | undefined;
   /** For channel binding by tls-server-end-point; undefined when the certificate has no hash to use. */
   endPointHash: Buffer | undefined;
+  /**
+   * A certificate for one name, with the same key, for clients that take no wildcard: OpenSSL's do not right below a
+   * top-level name such as `localhost`. Undefined where the wildcard does or there is no authority.
+   */
+  forName: ((name: string) => Promise<Pick<Certificates, 'cert' | 'endPointHash'>>) | undefined;
   /** When to load them again. Undefined: they are the user's to renew. */
   renewAt: Date | undefined;
 }
@@ -64,7 +69,14 @@ export async function loadCertificates(options: {
     await writePair(files.cert, files.key, leaf);
   }
   const renewAt = new Date(Date.parse(new X509Certificate(leaf.cert).validTo) - RENEW_BEFORE_DAYS * DAY_MS);
-  return { ...leaf, caFile: files.ca, endPointHash: endPointHash(leaf.cert), renewAt };
+  const signer = { authority, key: leaf.key };
+  const forName = config.domain.includes('.')
+    ? undefined
+    : async (name: string) => {
+        const cert = await signLeaf(signer.authority, await importPublicKey(signer.key), [name], new Date());
+        return { cert, endPointHash: endPointHash(cert) };
+      };
+  return { ...leaf, caFile: files.ca, endPointHash: endPointHash(leaf.cert), forName, renewAt };
 }
 
 interface Pair {
@@ -78,7 +90,7 @@ async function readUsers(certFile: string, keyFile: string): Promise<Certificate
     if (!new X509Certificate(cert).checkPrivateKey(createPrivateKey(key))) {
       throw new Error('the key is not the one of the certificate');
     }
-    return { cert, key, caFile: undefined, endPointHash: endPointHash(cert), renewAt: undefined };
+    return { cert, key, caFile: undefined, endPointHash: endPointHash(cert), forName: undefined, renewAt: undefined };
   } catch (error) {
     throw new AppError('unprocessable', `--tls-cert and --tls-key cannot be used: ${errorMessage(error)}`, {
       cause: error,
@@ -111,7 +123,7 @@ function fits(cert: string, authority: string, domain: string, now: Date): boole
     !expiresWithin(cert, RENEW_BEFORE_DAYS, now) &&
     leaf.verify(new X509Certificate(authority).publicKey) &&
     // Not checkHost: OpenSSL takes no wildcard right below a top-level name such as localhost.
-    (leaf.subjectAltName ?? '').split(', ').includes(`DNS:*.${domain}`)
+    [`DNS:*.${domain}`, `DNS:api.${domain}`].every((name) => (leaf.subjectAltName ?? '').split(', ').includes(name))
   );
 }
 
@@ -137,23 +149,35 @@ async function makeAuthority(now: Date): Promise<Pair> {
 
 async function makeLeaf(authority: Pair, domain: string, now: Date): Promise<Pair> {
   const keys = await generateKeys();
+  // api.<domain> and apiauth.<domain> are covered by the wildcard, but for `localhost`, where not every client takes one.
+  const names = new Set([`*.${domain}`, domain, 'localhost', `api.${domain}`, `apiauth.${domain}`]);
+  const cert = await signLeaf(authority, keys.publicKey, [...names], now);
+  return { cert, key: await exportKey(keys.privateKey) };
+}
+
+/** PEM, followed by the authority's. The first name is the subject. */
+async function signLeaf(
+  authority: Pair,
+  publicKey: webcrypto.CryptoKey,
+  names: readonly string[],
+  now: Date,
+): Promise<string> {
   const issuer = new x509.X509Certificate(authority.cert);
-  const names = new Set([`*.${domain}`, domain, 'localhost']);
   const certificate = await x509.X509CertificateGenerator.create(
     {
       serialNumber: serialNumber(),
-      subject: `CN=*.${domain}`,
+      subject: `CN=${names[0]}`,
       issuer: issuer.subject,
       ...validity(now, LEAF_DAYS),
       signingAlgorithm: ALGORITHM,
-      publicKey: keys.publicKey,
+      publicKey,
       signingKey: await importKey(authority.key),
       extensions: [
         new x509.BasicConstraintsExtension(false, undefined, true),
         new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
         new x509.ExtendedKeyUsageExtension([SERVER_AUTH]),
         new x509.SubjectAlternativeNameExtension([
-          ...[...names].map((value) => ({ type: 'dns' as const, value })),
+          ...names.map((value) => ({ type: 'dns' as const, value })),
           { type: 'ip', value: '127.0.0.1' },
           { type: 'ip', value: '::1' },
         ]),
@@ -162,7 +186,7 @@ async function makeLeaf(authority: Pair, domain: string, now: Date): Promise<Pai
     },
     webcrypto,
   );
-  return { cert: pem(certificate) + authority.cert, key: await exportKey(keys.privateKey) };
+  return pem(certificate) + authority.cert;
 }
 
 /** A minute back, for clients whose clock is a little behind. */
@@ -191,6 +215,12 @@ async function exportKey(key: webcrypto.CryptoKey): Promise<string> {
 async function importKey(key: string): Promise<webcrypto.CryptoKey> {
   const der = x509.PemConverter.decodeFirst(key);
   return webcrypto.subtle.importKey('pkcs8', der, ALGORITHM, false, ['sign']);
+}
+
+/** The public half of a private key. */
+async function importPublicKey(key: string): Promise<webcrypto.CryptoKey> {
+  const der = createPublicKey(key).export({ type: 'spki', format: 'der' });
+  return webcrypto.subtle.importKey('spki', der, ALGORITHM, true, ['verify']);
 }
 
 /** RFC 5929: the hash of the signature algorithm, SHA-256 in place of MD5 and SHA-1. */

@@ -10,7 +10,7 @@ import { parseLsn } from '../lib/lsn.ts';
 import { parseTime } from '../lib/point.ts';
 import { refusals } from './refusal.ts';
 
-const RESERVED_LABELS = new Set(['api', 'apiauth']);
+export const RESERVED_LABELS: ReadonlySet<string> = new Set(['api', 'apiauth']);
 const POOLED_SUFFIX = '-pooler';
 const ROUTING_SUFFIXES = [POOLED_SUFFIX, '-local-proxy'];
 const MAX_NAME_LENGTH = 63;

@@ -25,6 +25,25 @@ export interface ProxyLimits {
   freeLoginFailures: number;
   /** How long such an answer waits at most. */
   maxFailureDelayMs: number;
+  /** HTTP connections, with a request or waiting for the next one; WebSockets count as sessions instead. */
+  maxHttpConnections: number;
+  /** From the first byte of a request's head to its last; the same for the whole request with its body. */
+  httpHeadTimeoutMs: number;
+  httpRequestTimeoutMs: number;
+  httpIdleTimeoutMs: number;
+  /** Bytes of a request's body and of an answer of SQL over HTTP. */
+  maxSqlRequestBytes: number;
+  maxSqlResponseBytes: number;
+  /** Connections to a compute that SQL over HTTP keeps, per endpoint, and how long an idle one is kept. */
+  sqlPoolSize: number;
+  sqlPoolIdleMs: number;
+  /** Queries over HTTP that wait for such a connection, per endpoint, and for how long. */
+  maxSqlWaiting: number;
+  sqlWaitMs: number;
+  /** Bytes of one message of a WebSocket. */
+  maxWebSocketMessageBytes: number;
+  /** Bytes that all WebSockets together may have sent before they have authenticated. */
+  maxWebSocketEarlyBytes: number;
 }
 
 export const DEFAULT_LIMITS: ProxyLimits = {
@@ -40,4 +59,16 @@ export const DEFAULT_LIMITS: ProxyLimits = {
   maxReplicationCommandBytes: 1024 * 1024,
   freeLoginFailures: 10,
   maxFailureDelayMs: 1_000,
+  maxHttpConnections: 5_000,
+  httpHeadTimeoutMs: 15_000,
+  httpRequestTimeoutMs: 60_000,
+  httpIdleTimeoutMs: 72_000,
+  maxSqlRequestBytes: 64 * 1024 * 1024,
+  maxSqlResponseBytes: 64 * 1024 * 1024,
+  sqlPoolSize: 20,
+  sqlPoolIdleMs: 300_000,
+  maxSqlWaiting: 1_000,
+  sqlWaitMs: 30_000,
+  maxWebSocketMessageBytes: 64 * 1024 * 1024,
+  maxWebSocketEarlyBytes: 256 * 1024 * 1024,
 };

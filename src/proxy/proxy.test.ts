@@ -218,7 +218,7 @@ describe('the wire', () => {
     without.socket.write(startup);
     await without.closed;
     expect(without.received()).toHaveLength(0);
-    await expect(tlsClient(running.proxy.port, { ALPNProtocols: ['http/1.1'] })).rejects.toThrow();
+    await expect(tlsClient(running.proxy.port, { ALPNProtocols: ['h2'] })).rejects.toThrow();
     await expect(tlsClient(running.proxy.port, { maxVersion: 'TLSv1.1', minVersion: 'TLSv1.1' })).rejects.toThrow();
   });
 
@@ -287,7 +287,7 @@ describe('the wire', () => {
   test.each([
     ['a startup packet that is too long', Buffer.from([0, 1, 0, 0])],
     ['a startup packet that is too short', Buffer.from([0, 0, 0, 3])],
-    ['an HTTP request', Buffer.from('GET / HTTP/1.1\r\n\r\n')],
+    ['something else', Buffer.from('\u0001\u0002\u0003\u0004\u0005')],
   ])('%s is closed without a word', async (_title, bytes) => {
     await start();
     const client = await rawClient(running.proxy.port);

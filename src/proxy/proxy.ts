@@ -3,11 +3,9 @@
  *
  * It knows Ballast by ProxyAccess alone. What a connection goes through is in session.ts.
  */
-import { constants, createHash } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import net from 'node:net';
 import type { AddressInfo, Socket } from 'node:net';
-import { createSecureContext } from 'node:tls';
-import type { SecureContext } from 'node:tls';
 import type { ProxyAccess } from '../control-plane/proxy-access.types.ts';
 import { AppError } from '../lib/errors.ts';
 import { listenOnTwin, type LoopbackTwin } from '../lib/loopback-twin.ts';
@@ -21,12 +19,16 @@ import { createCounts } from './counts.ts';
 import type { Counts, ProxyStats } from './counts.ts';
 import { DEFAULT_LIMITS } from './limits.ts';
 import type { ProxyLimits } from './limits.ts';
+import { createIdentities } from './identities.ts';
 import { createLoginFailures } from './login-failures.ts';
 import type { LoginFailures } from './login-failures.ts';
 import { createPooler } from './pooler/pooler.ts';
 import type { Pooler, PoolerStats } from './pooler/pooler.ts';
+import type { Identity } from './opening.ts';
 import { createRoleChanges } from './role-changes.ts';
 import type { RoleChanges } from './role-changes.ts';
+import { createHttpEdge } from './serverless/http-edge.ts';
+import type { HttpEdge } from './serverless/http-edge.ts';
 import { serveClient } from './session.ts';
 
 export interface ProxyOptions {
@@ -43,6 +45,8 @@ export interface ProxyOptions {
 }
 
 export interface Proxy {
+  /** SQL over HTTP and WebSockets, for servers on other ports. */
+  readonly http: Pick<HttpEdge, 'request' | 'upgrade' | 'stats'>;
   /** Rejects with AppError 'unavailable' naming --pg-port when the port is taken. Port 0 takes a free one. */
   listen(host: string, port: number): Promise<void>;
   /** The port that it listens on; 0 before. */
@@ -57,8 +61,8 @@ export interface Proxy {
 /** What every session is given. */
 export interface ProxyContext {
   access: ProxyAccess;
-  secureContext: () => SecureContext;
-  endPointHash: () => Buffer | undefined;
+  /** The certificate for a TLS server name. */
+  identify: (serverName: string | undefined) => Promise<Identity>;
   domain: string;
   logger: Logger;
   limits: ProxyLimits;
@@ -79,8 +83,8 @@ export function createProxy(options: ProxyOptions): Proxy {
   const nowMs = options.clock ?? (() => performance.now());
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const counts = createCounts(limits, options.access);
-  let { tls } = options;
-  let secureContext = makeSecureContext(tls);
+  const domain = options.domain.toLowerCase();
+  let identities = createIdentities(options.tls, domain);
   const shared = {
     access: options.access,
     logger: options.logger,
@@ -92,15 +96,15 @@ export function createProxy(options: ProxyOptions): Proxy {
   const context: ProxyContext = {
     ...shared,
     pooler: createPooler({ ...shared, nowMs }),
-    secureContext: () => secureContext,
-    endPointHash: () => tls.endPointHash,
-    domain: options.domain.toLowerCase(),
+    identify: (serverName) => identities(serverName),
+    domain,
     requireTls: options.requireTls,
     // From the key, so that the salts of roles that do not exist survive a restart as those of real ones do.
-    mockSecret: createHash('sha256').update('mock verifiers').update(tls.key).digest(),
+    mockSecret: createHash('sha256').update('mock verifiers').update(options.tls.key).digest(),
     passwords: createPasswordChecker(),
     loginFailures: createLoginFailures(limits, nowMs),
   };
+  const http = createHttpEdge(context);
   const sockets = new Set<Socket>();
   const sessions = new Set<Promise<void>>();
   let twin: LoopbackTwin | undefined;
@@ -109,12 +113,15 @@ export function createProxy(options: ProxyOptions): Proxy {
     (socket) => {
       sockets.add(socket);
       socket.once('close', () => sockets.delete(socket));
-      const session = serveClient(context, socket).finally(() => sessions.delete(session));
+      const session = serveClient(context, socket, (connection) => http.connection(connection)).finally(() =>
+        sessions.delete(session),
+      );
       sessions.add(session);
     },
   );
 
   return {
+    http,
     async listen(host, port) {
       await listen(server, host, port);
       twin = await listenOnTwin(server, host, this.port, () =>
@@ -125,18 +132,18 @@ export function createProxy(options: ProxyOptions): Proxy {
       return (server.address() as AddressInfo | null)?.port ?? 0;
     },
     useCertificates(renewed) {
-      tls = renewed;
-      secureContext = makeSecureContext(tls);
+      identities = createIdentities(renewed, domain);
     },
     async close(graceMs) {
       twin?.close();
+      const httpClosed = http.close(graceMs);
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       const pooledAway = context.pooler.close(graceMs);
       const timer = setTimeout(() => {
         for (const socket of sockets) socket.destroy();
       }, graceMs);
       await closed;
-      await Promise.all(sessions);
+      await Promise.all([...sessions, httpClosed]);
       await pooledAway;
       clearTimeout(timer);
     },
@@ -146,16 +153,6 @@ export function createProxy(options: ProxyOptions): Proxy {
       pooler: context.pooler.stats(),
     }),
   };
-}
-
-function makeSecureContext(tls: Certificates): SecureContext {
-  return createSecureContext({
-    cert: tls.cert,
-    key: tls.key,
-    minVersion: 'TLSv1.2',
-    // Tickets would let a client resume under another server name than the one it was checked for.
-    secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
-  });
 }
 
 function listen(server: net.Server, host: string, port: number): Promise<void> {

@@ -11,9 +11,12 @@ import { ProtocolError } from '../postgres/wire/startup.ts';
 export class Refusal extends Error {
   readonly code: string;
   readonly severity: string;
+  /** Not the client's fault: over HTTP a 500. */
+  readonly serverSide: boolean;
 
-  constructor(message: string, options: { code?: string; severity?: string } = {}) {
+  constructor(message: string, options: { code?: string; severity?: string; serverSide?: boolean } = {}) {
     super(message);
+    this.serverSide = options.serverSide ?? false;
     this.code = options.code ?? 'XX000';
     this.severity = options.severity ?? 'ERROR';
   }
@@ -67,9 +70,14 @@ export const refusals = {
   maxClientConn: () => new Refusal('no more connections allowed (max_client_conn)'),
   unsupportedStartupParameter: (name: string) => unsupported(`unsupported startup parameter: ${name}`),
   unsupportedStartupOption: (name: string) => unsupported(`unsupported startup parameter in options: ${name}`),
-  tooManyAttempts: () => new Refusal('Too many connections attempts'),
+  tooManyAttempts: () => new Refusal('Too many connections attempts', { serverSide: true }),
+  noPermit: () =>
+    new Refusal(
+      'Failed to acquire permit to connect to the database. Too many database connection attempts are currently ongoing.',
+      { serverSide: true },
+    ),
   insecure: () => new Refusal('connection is insecure (try using `sslmode=require`)'),
-  unreachable: () => new Refusal("Couldn't connect to compute node"),
+  unreachable: () => new Refusal("Couldn't connect to compute node", { serverSide: true }),
   timeout: () => new Refusal('Authentication timed out'),
   method: (name: string) => new Refusal(`Unsupported authentication method: ${name}`),
   malformedPassword: (why: string) => new Refusal(`Malformed password message: ${why}`),

@@ -5,7 +5,7 @@
  * of bytes per direction, however slow its client. Ends are passed on one direction at a time (a client that has said
  * its last word still gets the answer); a broken connection breaks the other.
  */
-import type { Socket } from 'node:net';
+import type { ClientStream } from './client-stream.ts';
 import type { ComputeSocket } from './compute-socket.ts';
 import { refusalBytes } from './refusal.ts';
 import type { WalsenderFilter } from './walsender-filter.ts';
@@ -29,7 +29,7 @@ export interface RelayOptions {
 }
 
 /** Resolves when both sockets are closed. Never rejects. */
-export async function relay(client: Socket, compute: ComputeSocket, options: RelayOptions): Promise<void> {
+export async function relay(client: ClientStream, compute: ComputeSocket, options: RelayOptions): Promise<void> {
   const { socket } = compute;
   const closed = Promise.all([whenClosed(client), whenClosed(socket)]);
   // A refused command ends the session: what Postgres may be answering right now must not come after the refusal.
@@ -49,7 +49,7 @@ export async function relay(client: Socket, compute: ComputeSocket, options: Rel
   await closed;
 }
 
-function pumpAnswers(compute: ComputeSocket, client: Socket, onRoleChange: () => void): void {
+function pumpAnswers(compute: ComputeSocket, client: ClientStream, onRoleChange: () => void): void {
   const passed = { kept: false, pause: false };
   compute.receive((chunk) => {
     if (mayChangeRoles(chunk)) onRoleChange();
@@ -68,14 +68,19 @@ function mayChangeRoles(chunk: Buffer): boolean {
   return chunk.includes(ROLE_TAG, Math.max(0, length - TAG_WINDOW_BYTES));
 }
 
-function pump(from: Socket, to: Socket): void {
+function pump(from: ClientStream, to: ClientStream): void {
   from.on('data', (chunk: Buffer) => {
     if (!to.write(chunk)) from.pause();
   });
   connectEnds(from, to);
 }
 
-function pumpFiltered(from: Socket, to: Socket, filter: WalsenderFilter, refuse: (error: unknown) => void): void {
+function pumpFiltered(
+  from: ClientStream,
+  to: ClientStream,
+  filter: WalsenderFilter,
+  refuse: (error: unknown) => void,
+): void {
   let refused = false;
   from.on('data', (chunk: Buffer) => {
     if (refused) return;
@@ -91,13 +96,13 @@ function pumpFiltered(from: Socket, to: Socket, filter: WalsenderFilter, refuse:
   connectEnds(from, to);
 }
 
-function connectEnds(from: Socket, to: Socket): void {
+function connectEnds(from: ClientStream, to: ClientStream): void {
   to.on('drain', () => from.resume());
   from.on('end', () => to.end());
   from.on('error', () => to.destroy());
   from.resume();
 }
 
-function whenClosed(socket: Socket): Promise<void> {
+function whenClosed(socket: ClientStream): Promise<void> {
   return socket.closed ? Promise.resolve() : new Promise((resolve) => socket.once('close', () => resolve()));
 }

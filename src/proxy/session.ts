@@ -15,6 +15,7 @@ import { checkAddress, isLoopback, normaliseAddress } from './address-rules.ts';
 import { LoginFailed, authenticate } from './authenticate.ts';
 import type { Authenticated } from './authenticate.ts';
 import { sendCancel } from './cancel.ts';
+import type { ClientStream } from './client-stream.ts';
 import {
   chooseEndpoint,
   endpointChoice,
@@ -23,59 +24,104 @@ import {
   parseStartupOptions,
 } from './endpoint-name.ts';
 import type { StartupOptions } from './endpoint-name.ts';
-import { openConnection } from './opening.ts';
+import { openConnection, readFirstPacket } from './opening.ts';
 import type { Opening } from './opening.ts';
 import type { ProxyContext } from './proxy.ts';
 import { PostgresRefusal, Refusal, refusalBytes, refusals } from './refusal.ts';
 import { reachCompute } from './reach-compute.ts';
 import { relay } from './relay.ts';
-import { ConnectionClosed } from '../postgres/wire/socket-reader.ts';
+import { ConnectionClosed, createSocketReader } from '../postgres/wire/socket-reader.ts';
 import { createWalsenderFilter, replicationMode } from './walsender-filter.ts';
 
 /** How long a client may take to read why it was refused. */
 const REFUSAL_LINGER_MS = 2_000;
 
-/** Resolves when the connection is over. Never rejects. */
-export async function serveClient(context: ProxyContext, plain: Socket): Promise<void> {
-  let socket = plain;
-  let handshaking = false;
-  const ignore = () => undefined;
-  plain.on('error', ignore);
+/** Takes a connection that turned out to speak HTTP. */
+export type HttpHandler = (socket: Socket) => void;
+
+/** Resolves when the connection is over, or `serveHttp` has it. Never rejects. */
+export function serveClient(context: ProxyContext, plain: Socket, serveHttp: HttpHandler): Promise<void> {
+  return serve(context, plain, async (phase) => {
+    const opening = await openConnection(
+      plain,
+      context.identify,
+      (secured) => {
+        secured.on('error', () => undefined);
+        phase.socket = secured;
+        phase.handshaking = true;
+      },
+      () => (phase.handshaking = false),
+    );
+    if (opening.kind === 'postgres') return opening;
+    phase.authenticated();
+    serveHttp(opening.socket);
+    return undefined;
+  });
+}
+
+export interface StreamOrigin {
+  encrypted: boolean;
+  /** Says the endpoint as a TLS server name would. */
+  serverName: string | undefined;
+  onAuthenticated: () => void;
+}
+
+/** The same for a stream that begins with a startup packet, and whose client sends its password in the clear. */
+export function serveStream(context: ProxyContext, stream: ClientStream, origin: StreamOrigin): Promise<void> {
+  return serve(context, stream, async (phase) => {
+    const { encrypted, serverName } = origin;
+    const { authenticated } = phase;
+    phase.authenticated = () => {
+      authenticated();
+      origin.onAuthenticated();
+    };
+    const reader = createSocketReader(stream);
+    const packet = await readFirstPacket(reader);
+    const opening = { kind: 'postgres', socket: stream, reader, packet, cleartext: true } as const;
+    return { ...opening, encrypted, serverName, endPointHash: undefined };
+  });
+}
+
+interface Phase {
+  socket: ClientStream;
+  handshaking: boolean;
+  /** Ends the time limit of the handshake. */
+  authenticated: () => void;
+}
+
+async function serve(
+  context: ProxyContext,
+  client: ClientStream,
+  open: (phase: Phase) => Promise<Opening | undefined>,
+): Promise<void> {
+  client.on('error', () => undefined);
   const release = context.counts.unauthenticated();
   // A deadline from outside: whatever is being waited for fails when the socket closes.
   const timer = setTimeout(() => {
     // In the middle of a TLS handshake there is no way to say anything.
-    if (handshaking) socket.destroy();
-    else refuse(socket, refusals.timeout());
+    if (phase.handshaking) phase.socket.destroy();
+    else refuse(phase.socket, refusals.timeout());
   }, context.limits.handshakeTimeoutMs);
   const authenticated = () => {
     clearTimeout(timer);
     release();
   };
+  const phase: Phase = { socket: client, handshaking: false, authenticated };
   try {
     if (context.counts.full()) throw refusals.tooManyAttempts();
-    const opening = await openConnection(
-      plain,
-      () => context.secureContext(),
-      (secured) => {
-        secured.on('error', ignore);
-        socket = secured;
-        handshaking = true;
-      },
-      () => (handshaking = false),
-    );
-    if (opening.packet.kind === 'cancel') await serveCancel(context, opening, opening.packet);
-    else await serveStartup(context, opening, opening.packet, authenticated);
+    const opening = await open(phase);
+    if (opening?.packet.kind === 'cancel') await serveCancel(context, opening, opening.packet);
+    else if (opening) await serveStartup(context, opening, opening.packet as StartupMessage, phase.authenticated);
   } catch (error) {
-    report(context, error, normaliseAddress(plain.remoteAddress));
-    if (error instanceof ConnectionClosed || error instanceof ProtocolError) socket.destroy();
-    else refuse(socket, error);
+    report(context, error, normaliseAddress(client.remoteAddress));
+    if (error instanceof ConnectionClosed || error instanceof ProtocolError) phase.socket.destroy();
+    else refuse(phase.socket, error);
   } finally {
     authenticated();
   }
 }
 
-function refuse(socket: Socket, error: unknown): void {
+function refuse(socket: ClientStream, error: unknown): void {
   if (socket.destroyed) return;
   socket.end(refusalBytes(error));
   socket.resume();
@@ -116,7 +162,7 @@ async function serveStartup(
 ): Promise<void> {
   const { reader, socket } = opening;
   const address = normaliseAddress(socket.remoteAddress);
-  if (!opening.encrypted && (context.requireTls || !isLoopback(address))) throw refusals.insecure();
+  if (!opening.encrypted && !mayBePlain(context, address)) throw refusals.insecure();
   if (packet.major !== 3) throw refusals.protocolVersion(packet.major, packet.minor);
   const unknownOptions = [...packet.parameters.keys()].filter((name) => name.startsWith('_pq_.'));
   if (packet.minor > 0 || unknownOptions.length > 0) socket.write(negotiateProtocolVersion(unknownOptions));
@@ -173,7 +219,9 @@ async function authenticateOrDelay(
       access: context.access,
       reader: opening.reader,
       send: (bytes) => opening.socket.write(bytes),
-      endPointHash: opening.encrypted ? context.endPointHash() : undefined,
+      endPointHash: opening.endPointHash,
+      cleartext: opening.cleartext,
+      closed: opening.reader.closed,
       mockSecret: context.mockSecret,
       passwords: context.passwords,
       maxMessageBytes: context.limits.maxAuthMessageBytes,
@@ -214,4 +262,9 @@ function computeParameters(
   }
   if (options.forwarded !== undefined) parameters.set('options', options.forwarded);
   return parameters;
+}
+
+/** Without TLS only on the loopback interface, and only where no real domain says otherwise. */
+export function mayBePlain({ requireTls }: Pick<ProxyContext, 'requireTls'>, address: string): boolean {
+  return !requireTls && isLoopback(address);
 }

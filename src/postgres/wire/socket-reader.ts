@@ -4,7 +4,7 @@
  * It never takes more than it was asked for: what follows stays in the socket, for the TLS handshake or the relay that
  * comes next. One read at a time. After `release` the socket is as before, paused.
  */
-import type { Socket } from 'node:net';
+import type { Readable } from 'node:stream';
 import { HEADER_BYTES } from './messages.ts';
 import type { Message } from './messages.ts';
 import { ProtocolError } from './startup.ts';
@@ -22,7 +22,7 @@ export interface SocketReader {
   release(): void;
 }
 
-export function createSocketReader(socket: Socket): SocketReader {
+export function createSocketReader(socket: Readable): SocketReader {
   const gone = new AbortController();
   let waiting: { sizeBytes: number; resolve: (data: Buffer) => void; reject: (error: Error) => void } | undefined;
 

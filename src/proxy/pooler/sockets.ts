@@ -1,7 +1,7 @@
 /**
  * Sockets at both ends of a pool.
  */
-import type { Socket } from 'node:net';
+import type { ClientStream } from '../client-stream.ts';
 import type { ComputeSocket } from '../compute-socket.ts';
 import type { PooledClient } from './pooled-client.ts';
 import type { ServerConnection } from './server-connection.ts';
@@ -12,7 +12,7 @@ const LINGER_MS = 30_000;
 const UNREAD = new Set(['ECONNRESET', 'EPIPE']);
 
 /** Resolves when the connection is closed. */
-export function connectClient(socket: Socket, client: PooledClient): Promise<void> {
+export function connectClient(socket: ClientStream, client: PooledClient): Promise<void> {
   return new Promise((resolve) => {
     const closed = () => {
       client.closed();

@@ -1,0 +1,112 @@
+/**
+ * What a request of `POST /sql` asks for: its headers and its body, checked.
+ */
+import type { IncomingHttpHeaders } from 'node:http';
+import { Refusal } from '../refusal.ts';
+import { toPostgresText } from './parameters.ts';
+
+export interface Query {
+  text: string;
+  /** Postgres text; null: NULL. */
+  parameters: (string | null)[];
+  arrayMode: boolean;
+}
+
+export interface BatchMode {
+  isolation: string | undefined;
+  readOnly: boolean;
+  deferrable: boolean;
+}
+
+export interface SqlHeaders {
+  connectionString: string | undefined;
+  /** Of `Authorization: Bearer …`. */
+  token: string | undefined;
+  rawText: boolean;
+  arrayMode: boolean;
+  batch: BatchMode;
+  /** What a batch's answer repeats. */
+  echo: Record<string, string>;
+}
+
+const ISOLATION = new Map([
+  ['ReadUncommitted', 'READ UNCOMMITTED'],
+  ['ReadCommitted', 'READ COMMITTED'],
+  ['RepeatableRead', 'REPEATABLE READ'],
+  ['Serializable', 'SERIALIZABLE'],
+]);
+const MAX_PARAMETERS = 65_535;
+
+/** Throws Refusal. */
+export function readSqlHeaders(headers: IncomingHttpHeaders): SqlHeaders {
+  const text = (name: string) => headers[name] as string | undefined;
+  const isTrue = (name: string) => text(name) === 'true';
+  const isolationName = text('neon-batch-isolation-level');
+  const isolation = isolationName === undefined ? undefined : ISOLATION.get(isolationName);
+  if (isolationName !== undefined && isolation === undefined) throw new Refusal('invalid isolation level');
+  const readOnly = isTrue('neon-batch-read-only');
+  const deferrable = isTrue('neon-batch-deferrable');
+  return {
+    connectionString: text('neon-connection-string'),
+    token: /^Bearer (.+)$/s.exec(headers.authorization ?? '')?.[1],
+    rawText: isTrue('neon-raw-text-output'),
+    arrayMode: isTrue('neon-array-mode'),
+    batch: { isolation, readOnly, deferrable },
+    echo: {
+      ...(isolationName !== undefined && { 'neon-batch-isolation-level': isolationName }),
+      ...(readOnly && { 'neon-batch-read-only': 'true' }),
+      ...(deferrable && { 'neon-batch-deferrable': 'true' }),
+    },
+  };
+}
+
+/** The text of BEGIN. */
+export function beginText({ isolation, readOnly, deferrable }: BatchMode): string {
+  const modes = [
+    isolation === undefined ? '' : ` ISOLATION LEVEL ${isolation}`,
+    readOnly ? ' READ ONLY' : '',
+    deferrable ? ' DEFERRABLE' : '',
+  ];
+  return `BEGIN${modes.join('')}`;
+}
+
+export interface SqlBody {
+  batch: boolean;
+  queries: Query[];
+}
+
+/** Throws Refusal. */
+export function parseSqlBody(body: Buffer, arrayMode: boolean): SqlBody {
+  let value: unknown;
+  try {
+    value = JSON.parse(body.toString('utf8'));
+  } catch {
+    throw new Refusal('invalid request body: it is not JSON');
+  }
+  if (!isObject(value)) throw new Refusal('invalid request body: expected an object');
+  const { queries } = value;
+  if (queries === undefined) return { batch: false, queries: [parseQuery(value, arrayMode)] };
+  if (!Array.isArray(queries)) throw new Refusal('invalid request body: `queries` must be an array');
+  return { batch: true, queries: queries.map((query: unknown) => parseQuery(query, arrayMode)) };
+}
+
+function parseQuery(value: unknown, arrayMode: boolean): Query {
+  if (!isObject(value)) throw new Refusal('invalid request body: a query must be an object');
+  const { query, params = [], arrayMode: own } = value;
+  if (typeof query !== 'string') throw new Refusal('invalid request body: missing field `query`');
+  if (!Array.isArray(params)) throw new Refusal('invalid request body: `params` must be an array');
+  if (params.length > MAX_PARAMETERS) throw new Refusal(`invalid request body: more than ${MAX_PARAMETERS} parameters`);
+  // Inside a message it would end the text, and the rest would be read as something else.
+  if (query.includes('\0')) {
+    throw new Refusal('invalid byte sequence for encoding "UTF8": 0x00', { code: '22021' });
+  }
+  return {
+    text: query,
+    parameters: params.map((parameter: unknown) => toPostgresText(parameter)),
+    arrayMode: typeof own === 'boolean' ? own : arrayMode,
+  };
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
