@@ -12,6 +12,7 @@ import {
   continueNumbering,
   countAllProjects,
   insertDescription,
+  insertPeople,
   type ProjectDescription,
 } from './catalog/descriptions.ts';
 import { nodeId as readNodeId } from './catalog/nodes.ts';
@@ -31,7 +32,6 @@ import { prepareExtensions } from './postgres/extensions.ts';
 import { createInstallations } from './postgres/installations.ts';
 import { createStorage } from './storage/storage.ts';
 import type { Storage, TimelineRecord } from './storage/types.ts';
-import { isVerifiersCopy } from './verify.ts';
 
 export interface RebuiltProject {
   id: string;
@@ -61,8 +61,9 @@ export async function rebuildCatalog(config: Config, options: { force: boolean; 
     const lock = await lockHome(home);
     stops.push({ what: 'lock', run: () => lock.release() });
     const installations = createInstallations({ home, config, logger, prepareExtensions });
-    const opened = await openUsable({ config, home, installations, logger, stops }, options.force);
     const storage = await createStorage({ home, installations, logger, findLivePostgres: () => undefined });
+    await assertSomethingThere(home, storage);
+    const opened = await openUsable({ config, home, installations, logger, stops }, options.force);
     const facts = { config, nodeId: await readNodeId(home), storage };
     const rebuilt = await rebuild(facts, opened.catalog, opened.movedAside);
     // Its key is of the catalog that was lost; the next start makes another.
@@ -72,6 +73,18 @@ export async function rebuildCatalog(config: Config, options: { force: boolean; 
     await stopInOrder(stops, logger);
   }
 }
+
+/** A catalog is not given up for a pool that is the wrong one, or not mounted. */
+async function assertSomethingThere(home: Home, storage: Pick<Storage, 'listTimelines'>): Promise<void> {
+  if (lastingOf((await storage.listTimelines()).timelines).length > 0) return;
+  throw new AppError(
+    'conflict',
+    `there is nothing in the pool ${home.pool}: is it the right one (--pool), and mounted?`,
+  );
+}
+
+const lastingOf = (timelines: readonly TimelineRecord[]) =>
+  timelines.filter(({ kind }) => kind === 'branch' || kind === 'snapshot');
 
 /** The catalog when it has no projects; what `force` gives up is moved aside first. */
 async function openUsable(
@@ -124,27 +137,49 @@ export async function rebuild(
   movedAside?: string,
 ): Promise<Rebuilt> {
   const { timelines } = await facts.storage.listTimelines();
-  const owner = await catalog.transaction(ensureOwner);
   const rebuilt: Rebuilt = { projects: [], problems: [], movedAside };
-  const lasting = timelines.filter((timeline) => timeline.kind !== 'standby' && !isVerifiersCopy(timeline));
+  const lasting = lastingOf(timelines);
+  const found = new Map<string, ProjectDescription | undefined>();
   for (const projectId of [...new Set(lasting.map((timeline) => timeline.projectId))].toSorted()) {
+    found.set(projectId, await readDescription(facts, projectId, rebuilt.problems));
+  }
+  const people = [...found.values()].flatMap((description) => description?.people ?? []);
+  const known = await catalog.transaction((tx) => insertPeople(tx, people));
+  const owner = await catalog.transaction(ensureOwner);
+  for (const [projectId, described] of found) {
     const kept = lasting.filter((timeline) => timeline.projectId === projectId);
-    const found = await readDescription(facts, projectId, rebuilt.problems);
-    const description = found ?? (await emptyDescription(facts, projectId, kept[0]!));
-    const mended = mend(description, kept, { ...facts, owner }, rebuilt.problems);
-    await catalog.transaction(async (tx) => {
-      await insertDescription(tx, mended.description);
-      await continueNumbering(tx);
-      await startUnread(tx, projectId, mended.unread);
-    });
-    rebuilt.projects.push({
-      id: projectId,
-      name: String(description.project['name']),
-      branches: mended.description.tables['branches']!.filter((row) => row['deleted_at'] === null).length,
-      described: found !== undefined,
-    });
+    try {
+      rebuilt.projects.push(
+        await restore({ ...facts, owner, known }, catalog, { projectId, described, kept }, rebuilt),
+      );
+    } catch (error) {
+      rebuilt.problems.push(`project ${projectId} is not back: ${errorMessage(error)}`);
+    }
   }
   return rebuilt;
+}
+
+/** Throws when its rows cannot be written; then nothing of it is there. */
+async function restore(
+  facts: MendFacts,
+  catalog: Pick<Transactions, 'transaction'>,
+  found: { projectId: string; described: ProjectDescription | undefined; kept: readonly TimelineRecord[] },
+  { problems }: Rebuilt,
+): Promise<RebuiltProject> {
+  const { projectId, described, kept } = found;
+  const description = described ?? (await emptyDescription(facts, projectId, kept[0]!));
+  const mended = mend(description, kept, facts, problems);
+  await catalog.transaction(async (tx) => {
+    await insertDescription(tx, mended.description);
+    await continueNumbering(tx);
+    await startUnread(tx, projectId, mended.unread);
+  });
+  return {
+    id: projectId,
+    name: String(description.project['name']),
+    branches: mended.description.tables['branches']!.filter((row) => row['deleted_at'] === null).length,
+    described: described !== undefined,
+  };
 }
 
 async function readDescription(
@@ -207,6 +242,12 @@ function nextNumber(): number {
   return 1_000_000 + (Math.floor(Date.now() / 1000) % 1_000_000_000) + numbersGiven;
 }
 
+interface MendFacts extends Facts {
+  owner: Owner;
+  /** Whom rows may refer to. */
+  known: { users: ReadonlySet<unknown>; organizations: ReadonlySet<unknown> };
+}
+
 interface Mended {
   description: ProjectDescription;
   /** Branches of whose roles nothing is known: they have to be started once. */
@@ -217,10 +258,11 @@ interface Mended {
 function mend(
   description: ProjectDescription,
   timelines: readonly TimelineRecord[],
-  facts: Facts & { owner: Owner },
+  facts: MendFacts,
   problems: string[],
 ): Mended {
-  const { owner, nodeId } = facts;
+  const { owner, known: who, nodeId } = facts;
+  const user = (id: unknown) => (id === null || who.users.has(id) ? (id ?? null) : owner.userId);
   const { project } = description;
   const projectId = String(project['id']);
   const there = new Set(timelines.map(({ timelineId }) => timelineId));
@@ -228,15 +270,17 @@ function mend(
   const now = new Date().toISOString();
 
   const branches = (description.tables['branches'] ?? []).map((row): JsonObject => {
-    const settled = { ...row, current_state: 'ready', pending_state: null, created_by: owner.userId };
+    const settled = { ...row, current_state: 'ready', pending_state: null, created_by: user(row['created_by']) };
     if (isThere(row) || row['purged_at'] !== null) return settled;
     problems.push(`the data of branch ${String(row['name'])} (${String(row['id'])}) is gone`);
     return { ...settled, is_default: false, deleted_at: row['deleted_at'] ?? now, purged_at: now };
   });
   const snapshots = (description.tables['snapshots'] ?? []).map((row): JsonObject => {
-    if (isThere(row) || row['deleted_at'] !== null) return { ...row, created_by: owner.userId };
+    const owned = { ...row, created_by: user(row['created_by']) };
+    if (row['deleted_at'] !== null) return owned;
+    if (isThere(row)) return { ...owned, state: 'ready' };
     problems.push(`the data of snapshot ${String(row['name'])} (${String(row['id'])}) is gone`);
-    return { ...row, created_by: owner.userId, deleted_at: now };
+    return { ...owned, deleted_at: now };
   });
   const known = new Set([...branches, ...snapshots].map((row) => String(row['timeline_id'])));
   const strangers = timelines.filter(({ timelineId }) => !known.has(timelineId));
@@ -255,8 +299,25 @@ function mend(
     snapshots: [...snapshots, ...added.snapshots],
     endpoints: [...endpoints, ...added.endpoints],
   };
-  const owned = { ...project, node_id: nodeId, org_id: owner.orgId, owner_id: owner.userId };
+  ensureDefault(projectId, tables.branches, problems);
+  const orgId = who.organizations.has(project['org_id']) ? project['org_id'] : owner.orgId;
+  const ownerId = who.users.has(project['owner_id']) ? project['owner_id'] : owner.userId;
+  const owned = { ...project, node_id: nodeId, org_id: orgId, owner_id: ownerId };
   return { description: { ...description, project: owned, tables }, unread: added.unread };
+}
+
+/** Should the default branch be what is lost, another one takes its place: the oldest, a root if there is one. */
+function ensureDefault(projectId: string, branches: JsonObject[], problems: string[]): void {
+  const live = branches.filter((row) => row['deleted_at'] === null || row['deleted_at'] === undefined);
+  if (live.length === 0 || live.some((row) => row['is_default'] === true)) return;
+  const roots = live.filter((row) => row['parent_id'] === null);
+  const oldest = (roots.length > 0 ? roots : live).toSorted((a, b) =>
+    String(a['created_at']).localeCompare(String(b['created_at'])),
+  )[0]!;
+  oldest['is_default'] = true;
+  problems.push(
+    `project ${projectId}: its default branch is "${String(oldest['name'])}" (${String(oldest['id'])}) now`,
+  );
 }
 
 /** Timelines that no row stands for become branches and snapshots with names by which they can be told. */

@@ -7,8 +7,10 @@ import { maxConnections } from './compute/configuration.ts';
 import { access, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { handlers } from './api/handlers.ts';
+import { startAdmin } from './admin.ts';
 import { createApiServer } from './api/server.ts';
 import type { CatalogDatabase } from './catalog/database.ts';
+import { countAllProjects } from './catalog/descriptions.ts';
 import { nodeId as readNodeId } from './catalog/nodes.ts';
 import { endpointLost } from './catalog/reconciling.ts';
 import { createSupervisor } from './compute/supervisor.ts';
@@ -25,6 +27,7 @@ import { lockHome } from './home-lock.ts';
 import { openCatalog, stopInOrder, type Catalogs, type Stop } from './open-catalog.ts';
 import { prepareHome } from './home-prepare.ts';
 import { durable, writeFileDurably } from './lib/durable.ts';
+import { AppError } from './lib/errors.ts';
 import type { Logger } from './lib/log.ts';
 import { SecretBox } from './lib/secret-box.ts';
 import { createLiveTimelines, type LiveTimelines } from './live-timelines.ts';
@@ -53,6 +56,7 @@ import { describeProjects } from './reconcilers/describe-projects.ts';
 import { watchSpace } from './reconcilers/watch-space.ts';
 import { createStorage } from './storage/storage.ts';
 import type { FileOwner, PoolStatus, Storage } from './storage/types.ts';
+import { isOfCopy, removeCopies, verifyIn } from './verify.ts';
 
 export interface RunningBallast {
   apiPort: number;
@@ -95,10 +99,11 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
   const nodeId = await readNodeId(home);
   const installations = createInstallations({ home, config, logger, prepareExtensions });
   const catalog = await openCatalog({ config, home, installations, logger, stops });
-  await ensureFirstKey(catalog.requests, home);
-
   const live = createLiveTimelines(home);
   const storage = await createStorage({ home, installations, logger, findLivePostgres: live.find });
+  await assertCatalogIsNotLost(catalog.requests, storage);
+  await ensureFirstKey(catalog.requests, home);
+
   const pool = await storage.poolStatus();
   const supervisor = live.watch(createSupervisor({ home, storage, installations, logger }));
   const past = createPastComputes({ supervisor, storage, logger });
@@ -127,6 +132,12 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
   };
   const access = await startWork(parts);
   const ports = await startEdges(parts, access);
+  const admin = await startAdmin({
+    home,
+    logger,
+    verify: (which, signal) => verifyIn({ home, storage, supervisor }, which, signal),
+  });
+  stops.push({ what: 'verification', run: () => admin.close() });
   // The first project would otherwise wait for it.
   const prepared = storage.prepareTemplate(DEFAULT_PG_VERSION).catch((error: unknown) => {
     logger.warn({ err: error }, 'the template of the default major could not be made');
@@ -172,6 +183,22 @@ function onceStarted(supervisor: Supervisor): (endpointId: string, listener: () 
   };
 }
 
+/**
+ * A new catalog beside old data gives the numbers of old projects, and with them the users that own their files, to new
+ * ones, and whoever asks hears that there are no projects.
+ */
+async function assertCatalogIsNotLost(catalog: CatalogDatabase, storage: Storage): Promise<void> {
+  if ((await countAllProjects(catalog)) > 0) return;
+  const { timelines } = await storage.listTimelines();
+  const lost = new Set(timelines.map(({ projectId }) => projectId));
+  if (lost.size === 0) return;
+  const projects = lost.size === 1 ? 'a project' : `${lost.size} projects`;
+  throw new AppError(
+    'conflict',
+    `the catalog is empty, but the pool holds the data of ${projects}: \`ballast catalog rebuild\` makes the catalog anew from it`,
+  );
+}
+
 /** The owner exists and a key of theirs lies in the data directory; a key that was deleted there is replaced. */
 async function ensureFirstKey(catalog: CatalogDatabase, home: Home): Promise<void> {
   const owner = await catalog.transaction(ensureOwner);
@@ -207,7 +234,7 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
   const space = watchSpace(common);
   const recover = createRecover({
     ...common,
-    isTemporary: (endpointId) => past.holds(endpointId) || copySchema.holds(endpointId),
+    isTemporary: (endpointId) => past.holds(endpointId) || copySchema.holds(endpointId) || isOfCopy(endpointId),
   });
   const access = createProxyAccess({
     catalog: work,
@@ -240,6 +267,7 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
   stops.push({ what: 'computes', run: () => stopComputes(work, supervisor) });
   stops.push({ what: 'computes in the past', run: () => past.close() });
   await live.learn(work, await supervisor.adopt());
+  await removeCopies({ storage, supervisor });
   supervisor.onExit(
     (endpointId) =>
       void recover

@@ -2,10 +2,11 @@
  * `ballast verify`: restores a timeline at its latest point into a throw-away copy, starts a Postgres on that, and has
  * amcheck read every table and every B-tree of every database. Reading verifies the pages' checksums, too.
  *
- * It opens the pool itself, so Ballast must be stopped; what is verified is left as it is.
+ * With Ballast stopped it opens the pool itself; a running one does it on request (admin.ts). What is verified is left as
+ * it is. Copies are timelines of a kind of their own, which the next start or the next look removes after a crash.
  */
 import { randomBytes } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { createSupervisor } from './compute/supervisor.ts';
 import type { ComputeAddress, ComputeSpec, Supervisor } from './compute/types.ts';
@@ -35,44 +36,73 @@ export interface Verified {
   checkMs: number;
 }
 
-export interface VerifyOptions {
+export interface Which {
   /** Undefined: all. */
   project: string | undefined;
   /** Id or name of a branch, or id of a timeline. */
   branch: string | undefined;
+}
+
+export interface VerifyOptions extends Which {
   logger: Logger;
 }
 
-/** No id of the catalog begins like this. */
-const COPY_PREFIX = 'verify-';
-
-export const isVerifiersCopy = ({ timelineId }: { timelineId: string }): boolean => timelineId.startsWith(COPY_PREFIX);
-
-/** Throws AppError 'conflict' while Ballast runs. */
+/** With Ballast stopped. Throws AppError 'conflict' while it runs. */
 export async function* verifyTimelines(config: Config, options: VerifyOptions): AsyncGenerator<Verified> {
-  const { logger } = options;
+  const { logger, ...which } = options;
   const home = await prepareHome(config);
   const lock = await lockHome(home);
+  try {
+    yield* inStoppedPool(config, home, which, logger);
+  } finally {
+    await lock.release();
+  }
+}
+
+async function* inStoppedPool(config: Config, home: Home, which: Which, logger: Logger): AsyncGenerator<Verified> {
   const live = createLiveTimelines(home);
   const installations = createInstallations({ home, config, logger, prepareExtensions });
   const storage = await createStorage({ home, installations, logger, findLivePostgres: live.find });
   const supervisor = live.watch(createSupervisor({ home, storage, installations, logger }));
   try {
-    const { timelines } = await storage.listTimelines();
-    // Of a run that was killed.
-    for (const timeline of timelines) if (isVerifiersCopy(timeline)) await storage.deleteTimeline(timeline);
-    const wanted: TimelineRecord[] = [];
-    for (const timeline of timelines) {
-      if (timeline.kind !== 'branch' || isVerifiersCopy(timeline)) continue;
-      if (options.project !== undefined && timeline.projectId !== options.project) continue;
-      if (options.branch === undefined || (await isOfBranch(storage, timeline, options.branch))) wanted.push(timeline);
-    }
-    for (const timeline of wanted) yield await verifyOne({ home, storage, supervisor }, timeline);
+    // Computes that outlived a crash serve nobody now, and their timelines could be cloned neither at rest nor running.
+    await supervisor.adopt();
+    await supervisor.stopAll();
+    await removeCopies({ storage, supervisor });
+    yield* verifyIn({ home, storage, supervisor }, which);
   } finally {
     await supervisor.stopAll();
-    await lock.release();
   }
 }
+
+/** One branch after the other. `signal` ends it, with nothing left behind. */
+export async function* verifyIn(engine: Engine, which: Which, signal?: AbortSignal): AsyncGenerator<Verified> {
+  const { timelines } = await engine.storage.listTimelines();
+  for (const timeline of timelines) {
+    if (timeline.kind !== 'branch') continue;
+    if (which.project !== undefined && timeline.projectId !== which.project) continue;
+    if (which.branch !== undefined && !(await isOfBranch(engine.storage, timeline, which.branch))) continue;
+    signal?.throwIfAborted();
+    // Deleted while others were verified.
+    if (!(await engine.storage.readTimeline(timeline))) continue;
+    yield await verifyOne(engine, timeline, signal);
+  }
+}
+
+/** What a crash left of earlier runs. Only while none is under way. */
+export async function removeCopies({ storage, supervisor }: Omit<Engine, 'home'>): Promise<void> {
+  const { timelines } = await storage.listTimelines();
+  for (const timeline of timelines) {
+    if (timeline.kind !== 'copy') continue;
+    await supervisor.suspend(timeline.timelineId);
+    await storage.deleteTimeline(timeline);
+  }
+}
+
+/** True for the compute of a copy, which no endpoint stands for. */
+export const isOfCopy = (endpointId: string): boolean => endpointId.startsWith(COPY_PREFIX);
+
+const COPY_PREFIX = 'verify-';
 
 /** Which timeline a branch has is the catalog's to know, whose word lies beside the data. */
 async function isOfBranch(storage: Storage, timeline: TimelineRecord, branch: string): Promise<boolean> {
@@ -91,27 +121,27 @@ async function isOfBranch(storage: Storage, timeline: TimelineRecord, branch: st
   }
 }
 
-interface Engine {
-  home: Home;
+export interface Engine {
+  home: Pick<Home, 'secrets' | 'log'>;
   storage: Storage;
-  supervisor: Supervisor;
+  supervisor: Pick<Supervisor, 'start' | 'suspend'>;
 }
 
-async function verifyOne(engine: Engine, timeline: TimelineRecord): Promise<Verified> {
+async function verifyOne(engine: Engine, timeline: TimelineRecord, signal?: AbortSignal): Promise<Verified> {
   const { storage, supervisor } = engine;
   const { projectId, timelineId, pgVersion } = timeline;
   const copy = { projectId, timelineId: `${COPY_PREFIX}${randomBytes(6).toString('hex')}` };
-  const endpointId = `ep-${copy.timelineId}`;
+  const endpointId = copy.timelineId;
   const result: Verified = { projectId, timelineId, problems: [], relations: 0, restoreMs: 0, checkMs: 0 };
   const begunMs = performance.now();
+  const abort = () => void supervisor.suspend(endpointId).catch(() => undefined);
+  signal?.addEventListener('abort', abort);
   try {
     const owner = await ownerOf(storage.dataDirectory(timeline));
-    await storage.createChildTimeline({
-      ...copy,
-      parentTimelineId: timelineId,
-      owner,
-      point: { kind: 'head' },
-    });
+    await storage.createChildTimeline(
+      { ...copy, parentTimelineId: timelineId, owner, point: { kind: 'head' }, kind: 'copy' },
+      signal,
+    );
     const spec: ComputeSpec = {
       endpointId,
       timeline: copy,
@@ -124,20 +154,30 @@ async function verifyOne(engine: Engine, timeline: TimelineRecord): Promise<Veri
       logicalReplication: false,
     };
     const address = await supervisor.start(spec, []);
+    signal?.throwIfAborted();
     result.restoreMs = performance.now() - begunMs;
     await checkAll(engine.home, address, pgVersion, result);
     result.checkMs = performance.now() - begunMs - result.restoreMs;
   } catch (error) {
+    if (signal?.aborted) throw error;
     const internal = isAppError(error) && error.internal !== undefined ? ` (${error.internal.split('\n').at(-1)})` : '';
     result.problems.push(`it cannot be restored: ${errorMessage(error)}${internal}`);
   } finally {
+    signal?.removeEventListener('abort', abort);
     await supervisor.suspend(endpointId);
     await storage.deleteTimeline(copy);
+    await rm(path.join(engine.home.log, 'computes', `${endpointId}.log`), { force: true });
   }
+  signal?.throwIfAborted();
   return result;
 }
 
-async function checkAll(home: Home, address: ComputeAddress, major: number, result: Verified): Promise<void> {
+async function checkAll(
+  home: Pick<Home, 'secrets'>,
+  address: ComputeAddress,
+  major: number,
+  result: Verified,
+): Promise<void> {
   const secret = (await readFile(path.join(home.secrets, 'cloud-admin'), 'utf8')).trim();
   const inDatabase = <T>(database: string, work: (session: InternalSession) => Promise<T>) =>
     withInternalSession({ ...address, database, major, secret }, work);

@@ -11,6 +11,13 @@ export interface ProjectDescription {
   project: JsonObject;
   /** Rows by table, columns as in the catalog. */
   tables: Record<string, JsonObject[]>;
+  /** Who its rows refer to; descriptions of earlier releases have none. */
+  people?: People;
+}
+
+export interface People {
+  users: JsonObject[];
+  organizations: JsonObject[];
 }
 
 const LEFT_OUT = ['operations', 'api_keys'];
@@ -70,11 +77,49 @@ export async function describeProject(db: Queryable, projectId: string): Promise
   );
   const [row] = await db.query<{ text: string }>(
     `select jsonb_build_object('formatVersion', 1, 'project', to_jsonb(p),
-       'tables', jsonb_build_object(${parts.join(', ')}))::text as text
+       'tables', jsonb_build_object(${parts.join(', ')}),
+       'people', jsonb_build_object(
+         'users', (select coalesce(jsonb_agg(to_jsonb(u) order by u.id), '[]')
+           from (select id, email, name, last_name, created_at from users) u where u.id = p.owner_id
+             or exists (select 1 from branches b where b.project_id = p.id and b.created_by = u.id)
+             or exists (select 1 from snapshots s where s.project_id = p.id and s.created_by = u.id)),
+         'organizations', (select jsonb_agg(to_jsonb(o)) from
+           (select id, name, handle, plan, created_at, updated_at from organizations) o where o.id = p.org_id)))::text as text
      from projects p where p.id = $1 and p.purged_at is null`,
     [projectId],
   );
   return row?.text;
+}
+
+/**
+ * Brings back who the projects belong to, under their old ids. The catalog has no projects: whoever is in it was made by
+ * a start that did not know of the loss, and its keys go as well. Returns the ids that there are now.
+ */
+export async function insertPeople(
+  tx: Queryable,
+  people: readonly People[],
+): Promise<{ users: ReadonlySet<unknown>; organizations: ReadonlySet<unknown> }> {
+  if (people.length > 0) {
+    await tx.query('delete from api_keys');
+    await tx.query('delete from organizations');
+    await tx.query('delete from users');
+  }
+  for (const { users, organizations } of people) {
+    await tx.query(
+      `insert into users (id, email, name, last_name, created_at) select id, email, name, last_name, created_at
+       from jsonb_populate_recordset(null::users, $1::jsonb) on conflict do nothing`,
+      [JSON.stringify(users)],
+    );
+    await tx.query(
+      `insert into organizations (id, name, handle, plan, created_at, updated_at)
+       select id, name, handle, plan, created_at, updated_at
+       from jsonb_populate_recordset(null::organizations, $1::jsonb) on conflict do nothing`,
+      [JSON.stringify(organizations)],
+    );
+  }
+  const ids = async (table: string) =>
+    new Set<unknown>((await tx.query<{ id: string }>(`select id from ${table}`)).map(({ id }) => id));
+  return { users: await ids('users'), organizations: await ids('organizations') };
 }
 
 /** Writes the rows of a description into a catalog that has none of them. */

@@ -19,7 +19,7 @@ import { run } from '../lib/child-process.ts';
 import { durable, writeFileDurably } from '../lib/durable.ts';
 import { AppError } from '../lib/errors.ts';
 import type { Logger } from '../lib/log.ts';
-import { findServer, startServer, stopServer, type ServerProcess } from '../postgres/server.ts';
+import { findServer, isServerOf, startServer, stopServer, type ServerProcess } from '../postgres/server.ts';
 import type { Installations, PostgresInstallation } from '../postgres/types.ts';
 import { buildVerifier } from '../postgres/wire/scram.ts';
 import type { CatalogConnection } from './database.ts';
@@ -84,6 +84,7 @@ export async function startEmbeddedCatalog(options: EmbeddedCatalogOptions): Pro
   await mkdir(sockets, { recursive: true, mode: 0o700 });
   if (owner) await chown(sockets, owner.uid, owner.gid);
 
+  await clearSockets(sockets, dataDirectory);
   const start = async (): Promise<ServerProcess> =>
     (await findServer(dataDirectory)) ??
     startServer({
@@ -165,6 +166,20 @@ async function readSecret(file: string): Promise<string> {
   const secret = randomBytes(32).toString('base64url');
   await writeFileDurably(durable, 'written-file', file, `${secret}\n`, { mode: 0o600 });
   return secret;
+}
+
+/**
+ * Nobody but the catalog's server uses the directory. One that lost its data directory may still listen there, and the
+ * lock of one that was killed names a process that may not have been cleared away yet: either keeps the next from starting.
+ */
+async function clearSockets(sockets: string, dataDirectory: string): Promise<void> {
+  if (await findServer(dataDirectory)) return;
+  const lock = await readFile(path.join(sockets, `.s.PGSQL.${PORT}.lock`), 'utf8').catch(() => '');
+  const pid = Number(lock.split('\n')[0]);
+  if (pid > 0 && (await isServerOf(dataDirectory, pid))) {
+    await stopServer({ pid }, dataDirectory, { fastWithinMs: 0 });
+  }
+  for (const name of await readdir(sockets)) await rm(path.join(sockets, name), { force: true });
 }
 
 async function removeLeftovers(directory: string): Promise<void> {

@@ -5,11 +5,13 @@ import { createInterface } from 'node:readline/promises';
 import { rebuildCatalog } from '../catalog-rebuild.ts';
 import type { Config } from '../config.ts';
 import { silentLogger } from '../lib/log.ts';
+import { mountPoolImage } from './pool.ts';
 import { CommandError, print, printProblem, table } from './print.ts';
 
 /** The exit code: 1 when something is lost or has to be mended. */
 export async function rebuild(config: Config, options: { yes: boolean; force: boolean }): Promise<number> {
   if (!options.yes) await confirm(options.force);
+  await mountPoolImage(config);
   const { projects, problems, movedAside } = await rebuildCatalog(config, {
     force: options.force,
     logger: silentLogger(),

@@ -1,7 +1,7 @@
 /**
  * Doctor's checks of the data directory: owners, modes, space, user ids.
  */
-import { readFile, stat, statfs } from 'node:fs/promises';
+import { readdir, readFile, stat, statfs } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import type { Config } from '../config.ts';
@@ -39,6 +39,18 @@ export async function checkDataDirectory({ home, uid }: DoctorContext): Promise<
     findings.push({ name, level: 'fail', text, fix: `chmod o+x ${closed}` });
   }
   return findings.length > 0 ? findings : [{ name, level: 'ok', text: home.dataDir }];
+}
+
+/** Only the embedded one: of another, its own server knows more. */
+export async function checkCatalog({ config, home, running }: DoctorContext): Promise<Finding[]> {
+  const name = 'catalog';
+  if (config.catalogUrl !== undefined || running !== undefined) return [];
+  const version = path.join(home.catalog, 'pgdata/PG_VERSION');
+  if ((await stat(version).catch(() => undefined)) !== undefined) return [];
+  const projects = (await readdir(home.pool).catch((): string[] => [])).filter((entry) => /-\d+$/.test(entry));
+  if (projects.length === 0) return [];
+  const text = `the catalog is lost: ${home.pool} holds the data of ${projects.length} project(s), and nothing knows of it`;
+  return [{ name, level: 'fail', text, fix: `ballast catalog rebuild --data-dir ${home.dataDir}` }];
 }
 
 export async function checkSpace({ home }: DoctorContext): Promise<Finding[]> {

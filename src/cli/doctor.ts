@@ -7,7 +7,7 @@
 import type { Config } from '../config.ts';
 import { locateHome } from '../home-prepare.ts';
 import { errorMessage } from '../lib/errors.ts';
-import { checkDataDirectory, checkSpace, checkUids } from './doctor-files.ts';
+import { checkCatalog, checkDataDirectory, checkSpace, checkUids } from './doctor-files.ts';
 import { checkDescriptors, checkNames, checkNode, checkPlatform, checkPorts, checkPostgres } from './doctor-machine.ts';
 import { checkCloning, checkLoopDevices } from './doctor-pool.ts';
 import type { DoctorContext, Finding } from './finding.ts';
@@ -20,6 +20,7 @@ const CHECKS: readonly (readonly [name: string, check: Check])[] = [
   ['node', checkNode],
   ['platform', checkPlatform],
   ['data directory', checkDataDirectory],
+  ['catalog', checkCatalog],
   ['user ids', checkUids],
   ['copy-on-write', checkCloning],
   ['loop devices', checkLoopDevices],

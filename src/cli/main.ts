@@ -74,7 +74,7 @@ function buildProgram(setExitCode: (code: number) => void): Command {
     });
 
   addSettings(program.command('verify').argument('[project]').argument('[branch]'), ALL_SETTINGS)
-    .description('restore branches into throw-away copies and check every page, with Ballast stopped')
+    .description('restore branches into throw-away copies, check them, and say how long that took')
     .option(...JSON_OPTION)
     .action(async (project: string | undefined, branch: string | undefined, options: JsonOption, command: Command) => {
       const { verify } = await import('./verify.ts');

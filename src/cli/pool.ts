@@ -10,6 +10,7 @@ import path from 'node:path';
 import type { Config } from '../config.ts';
 import { locateHome, prepareHome } from '../home-prepare.ts';
 import type { Home } from '../home.ts';
+import { errorMessage } from '../lib/errors.ts';
 import { createPoolImage, mountRememberedImage, removePoolImage } from '../storage/pool-image.ts';
 import { existingAncestor } from './doctor-files.ts';
 import { CommandError, formatBytes, parseBytes, print } from './print.ts';
@@ -44,6 +45,15 @@ export async function createPool(config: Config, options: PoolCreateOptions): Pr
       ? '`ballast start` mounts it again after a reboot.'
       : `After a reboot: \`sudo ballast pool mount --data-dir ${home.dataDir}\``,
   );
+}
+
+/** A pool that `ballast pool create` made is not mounted any more after a reboot. */
+export async function mountPoolImage(config: Config): Promise<void> {
+  const { pool } = await locateHome(config);
+  await mountRememberedImage(pool).catch((error: unknown) => {
+    const hint = process.getuid!() === 0 ? '' : `: run \`sudo ballast pool mount --data-dir ${config.dataDir}\``;
+    throw new CommandError(`${errorMessage(error)}${hint}`, { cause: error });
+  });
 }
 
 export async function mountPool(config: Config): Promise<void> {

@@ -6,12 +6,12 @@
  * terminal, from npm and from a parent that passes it on.) SIGHUP reopens the log file, and stops when a terminal went away.
  */
 import type { Config } from '../config.ts';
-import { locateHome, prepareHome } from '../home-prepare.ts';
+import { prepareHome } from '../home-prepare.ts';
 import type { Home } from '../home.ts';
-import { AppError, errorMessage } from '../lib/errors.ts';
+import { AppError } from '../lib/errors.ts';
 import { startBallast } from '../main.ts';
-import { mountRememberedImage } from '../storage/pool-image.ts';
 import type { PoolStatus } from '../storage/types.ts';
+import { mountPoolImage } from './pool.ts';
 import { CommandError, print } from './print.ts';
 import { clientHost, readRunning, removeRunning, writeRunning } from './running.ts';
 import type { RunningFacts } from './running.ts';
@@ -44,15 +44,6 @@ export async function start(config: Config): Promise<number> {
     clearInterval(rotation);
     log.flush();
   }
-}
-
-/** A pool that `ballast pool create` made is not mounted any more after a reboot. */
-async function mountPoolImage(config: Config): Promise<void> {
-  const { pool } = await locateHome(config);
-  await mountRememberedImage(pool).catch((error: unknown) => {
-    const hint = process.getuid!() === 0 ? '' : `: run \`sudo ballast pool mount --data-dir ${config.dataDir}\``;
-    throw new CommandError(`${errorMessage(error)}${hint}`, { cause: error });
-  });
 }
 
 async function serve(config: Config, home: Home, log: TerminalLog, stopSignal: StopSignal): Promise<number> {

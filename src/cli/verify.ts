@@ -1,10 +1,16 @@
 /**
  * `ballast verify`: whether what lies in the pool can be restored and is sound, and how long that takes.
  */
+import { readFile } from 'node:fs/promises';
+import { askAdmin, secretFile } from '../admin.ts';
 import type { Config } from '../config.ts';
+import { locateHome } from '../home-prepare.ts';
+import { errorMessage } from '../lib/errors.ts';
 import { silentLogger } from '../lib/log.ts';
-import { verifyTimelines, type Verified } from '../verify.ts';
+import { verifyTimelines, type Verified, type Which } from '../verify.ts';
+import { mountPoolImage } from './pool.ts';
 import { CommandError, print, printJson, printProblem, table } from './print.ts';
+import { readRunning } from './running.ts';
 
 const seconds = (ms: number) => `${(ms / 1000).toFixed(2)} s`;
 
@@ -15,7 +21,7 @@ export async function verify(
   options: { json: boolean },
 ): Promise<number> {
   const results: Verified[] = [];
-  for await (const result of verifyTimelines(config, { ...which, logger: silentLogger() })) {
+  for await (const result of await verified(config, which)) {
     results.push(result);
     if (!options.json) for (const problem of result.problems) printProblem(`${result.timelineId}: ${problem}`);
   }
@@ -23,6 +29,19 @@ export async function verify(
   if (options.json) printJson(results);
   else print(table(['PROJECT', 'TIMELINE', 'RESULT', 'RELATIONS', 'RESTORE', 'CHECK'], results.map(row)));
   return results.some(({ problems }) => problems.length > 0) ? 1 : 0;
+}
+
+/** By the running Ballast, when there is one. */
+async function verified(config: Config, which: Which): Promise<AsyncIterable<Verified>> {
+  const home = await locateHome(config);
+  if ((await readRunning(home)) === undefined) {
+    await mountPoolImage(config);
+    return verifyTimelines(config, { ...which, logger: silentLogger() });
+  }
+  const secret = await readFile(secretFile(home), 'utf8').catch((cause: unknown) => {
+    throw new CommandError(`the running Ballast cannot be asked: ${errorMessage(cause)}`, { cause });
+  });
+  return askAdmin(home, secret, which) as AsyncIterable<Verified>;
 }
 
 function row(result: Verified): string[] {

@@ -114,7 +114,7 @@ async function removeAbandoned(
   { catalog, queue, logger }: RecoverOptions,
   timelines: readonly TimelineRecord[],
 ): Promise<string[]> {
-  const ids = timelines.filter(({ kind }) => kind !== 'standby').map(({ timelineId }) => timelineId);
+  const ids = timelines.filter(({ kind }) => kind !== 'standby' && kind !== 'copy').map(({ timelineId }) => timelineId);
   const owners = await timelineOwners(catalog, ids);
   const abandoned = owners.filter((owner) => owner.abandoned);
   for (const { timelineId, projectId, branchId } of abandoned) {

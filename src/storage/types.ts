@@ -33,8 +33,8 @@ export interface ChildTimelineSpec extends TimelineRef {
   parentTimelineId: string;
   owner: FileOwner | undefined;
   point: TimelinePoint;
-  /** A snapshot is never started. Default: branch. */
-  kind?: 'branch' | 'snapshot';
+  /** A snapshot is never started, a copy is thrown away by who made it. Default: branch. */
+  kind?: 'branch' | 'snapshot' | 'copy';
 }
 
 /** Like a child, but it is never promoted: Postgres stays in recovery on it and answers queries. */
@@ -47,8 +47,8 @@ export interface StandbyTimelineSpec extends TimelineRef {
 /** The content of timeline.json, the commit record of a timeline. Without that file the directory is garbage. */
 export interface TimelineRecord extends TimelineRef {
   formatVersion: 1;
-  /** `standby`: worth nothing without the compute that runs on it. */
-  kind: 'branch' | 'snapshot' | 'standby';
+  /** `standby`: worth nothing without the compute that runs on it. `copy`: nothing without who made it. */
+  kind: 'branch' | 'snapshot' | 'standby' | 'copy';
   pgVersion: number;
   /** PostgreSQL's system identifier, one per project, decimal. */
   systemIdentifier: string;

@@ -2,13 +2,15 @@
  * The catalog is lost and comes back from the pool: with all names, hosts and passwords from the projects' descriptions,
  * and, should those be lost as well, with the data at least. And corruption does not stay hidden.
  */
+import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
 import { open, readFile, readdir, realpath, rm, stat, writeFile } from 'node:fs/promises';
+import { request } from 'node:http';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Place } from '../support/api.ts';
-import { Ballast } from '../support/ballast.ts';
+import { Ballast, REPOSITORY, temporaryDirectory } from '../support/ballast.ts';
 import { query, scalar } from '../support/sql.ts';
 import { waitFor } from '../support/wait.ts';
 
@@ -43,7 +45,15 @@ async function seen(): Promise<unknown> {
     `${at}/branches/${main.branchId}/roles/${main.role}/reveal_password`,
   );
   return {
-    project: [project.id, project.name, project.pg_version, project.settings, project.created_at],
+    project: [
+      project.id,
+      project.name,
+      project.org_id,
+      project.owner_id,
+      project.pg_version,
+      project.settings,
+      project.created_at,
+    ],
     branches: branches.map((each: Record<string, unknown>) => [
       each['id'],
       each['name'],
@@ -57,21 +67,13 @@ async function seen(): Promise<unknown> {
   };
 }
 
-const descriptionFile = async () => path.join(await realpath(ballast.pool), main.projectId, 'project.json');
+const descriptionFile = async ({ projectId } = main) =>
+  path.join(await realpath(ballast.pool), projectId, 'project.json');
 
+/** Its server goes on, without its files. */
 async function loseCatalog(): Promise<void> {
   await ballast.kill9();
   const catalog = await realpath(path.join(ballast.dataDir, 'catalog'));
-  const pids = (await ballast.postgresProcesses()).filter(({ cwd }) => cwd.startsWith(catalog)).map(({ pid }) => pid);
-  for (const pid of pids) {
-    try {
-      process.kill(pid, 'SIGKILL');
-    } catch {
-      // A session that ended with Ballast.
-    }
-  }
-  // Until somebody has taken note of their end, they hold on to their names.
-  await waitFor('the catalog to end', async () => pids.every((pid) => !existsSync(`/proc/${pid}`)));
   for (const name of await readdir(catalog)) await rm(path.join(catalog, name), { recursive: true });
 }
 
@@ -92,6 +94,17 @@ test('a lost catalog comes back from the pool, whole', async () => {
   expect(refused.stderr).toContain('already runs');
 
   await loseCatalog();
+  const doctor = ballast.command(['doctor']);
+  expect(doctor.stdout).toMatch(/^fail +catalog +the catalog is lost/m);
+  // A start would give the numbers of what is lost to what is new.
+  const started = ballast.start();
+  await expect(started).rejects.toThrow('catalog rebuild');
+  const elsewhere = await temporaryDirectory(tmpdir());
+  const wrongPool = ballast.command(['catalog', 'rebuild', '--yes', '--pool', elsewhere], { BALLAST_POOL: elsewhere });
+  await rm(elsewhere, { recursive: true });
+  expect(wrongPool.status).toBe(1);
+  expect(wrongPool.stderr).toContain('there is nothing in the pool');
+
   const rebuilt = rebuild();
   expect(rebuilt.stderr).toBe('');
   expect(rebuilt.status).toBe(0);
@@ -166,8 +179,25 @@ test('verify finds what is broken, and nothing where nothing is', async () => {
   await query(place.uri, 'create index if not exists t_n on t (n)');
   const file = await scalar(place.uri, `select pg_relation_filepath('t')`);
   const indexFile = await scalar(place.uri, `select pg_relation_filepath('t_n')`);
+  const sleeping = await ballast.api.createBranch(place, { name: 'sleeping' });
+  await ballast.api.suspend(sleeping);
+  // While it runs, computes included, it is done by the running one.
   const running = ballast.command(['verify', place.projectId]);
-  expect(running).toMatchObject({ status: 1, stderr: expect.stringContaining('already runs') });
+  expect(running.stderr).toBe('');
+  expect(running.status).toBe(0);
+  expect(running.stdout.match(/sound/g)).toHaveLength(2);
+  expect(await ballast.api.endpointState(place)).toBe('active');
+  expect(await timelinesOf(place)).toEqual([place.branchId, sleeping.branchId].toSorted());
+
+  // What a crash leaves running is no obstacle.
+  await waitFor('names to be known', async () =>
+    (await readFile(await descriptionFile(place), 'utf8').catch(() => '')).includes(sleeping.branchId),
+  );
+  await ballast.kill9();
+  const crashed = ballast.command(['verify', place.projectId, 'main']);
+  expect(crashed.stderr).toBe('');
+  expect(crashed.status).toBe(0);
+  await ballast.start();
   await ballast.stop();
 
   const sound = ballast.command(['verify', place.projectId]);
@@ -189,7 +219,37 @@ test('verify finds what is broken, and nothing where nothing is', async () => {
   expect(brokenIndex.stderr).toMatch(/database neondb, public\.t_n: .*(invalid page|checksum)/);
   expect(brokenIndex.stderr).not.toContain('public.t:');
   // What was verified is as it was: nothing of the copies is left.
+  expect(await timelinesOf(place)).toEqual([place.branchId, sleeping.branchId].toSorted());
+
+  // Killed in the middle, it leaves a copy that runs; the next start takes both away.
+  const killed = spawn(process.execPath, [path.join(REPOSITORY, 'bin/ballast.mjs'), 'verify', place.projectId], {
+    env: { ...ballast.environment(), BALLAST_DATA_DIR: ballast.dataDir, BALLAST_POOL: ballast.pool },
+    stdio: 'ignore',
+  });
+  await waitFor('a copy that runs', async () =>
+    (await ballast.postgresProcesses()).some(({ cwd }) => cwd.includes('/verify-')),
+  );
+  killed.kill('SIGKILL');
+  expect((await timelinesOf(place)).length).toBe(3);
   await ballast.start();
-  const names = await readdir(path.join(await realpath(ballast.pool), place.projectId));
-  expect(names.filter((name) => name !== 'project.json')).toEqual([place.branchId]);
+  expect(await timelinesOf(place)).toEqual([place.branchId, sleeping.branchId].toSorted());
+  expect((await ballast.postgresProcesses()).filter(({ cwd }) => cwd.includes('/verify-'))).toEqual([]);
 });
+
+test('of a running Ballast only its own user may ask', async () => {
+  const socketPath = path.join(await realpath(path.join(ballast.dataDir, 'run')), 'admin');
+  expect(((await stat(socketPath)).mode & 0o777).toString(8)).toBe('600');
+  expect(((await stat(path.join(ballast.dataDir, 'secrets/admin'))).mode & 0o777).toString(8)).toBe('600');
+  const status = await new Promise<number | undefined>((resolve, reject) => {
+    const ask = request({ socketPath, path: '/verify', method: 'POST', headers: { authorization: 'Bearer guess' } });
+    ask.once('response', (response) => resolve(response.resume().statusCode));
+    ask.once('error', reject);
+    ask.end();
+  });
+  expect(status).toBe(401);
+});
+
+async function timelinesOf({ projectId }: Place): Promise<string[]> {
+  const names = await readdir(path.join(await realpath(ballast.pool), projectId));
+  return names.filter((name) => !name.startsWith('project.json')).toSorted();
+}
