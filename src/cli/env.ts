@@ -28,6 +28,9 @@ export async function printEnvironment(home: Home, options: { json: boolean }): 
   // Not exported: it would apply to every server that this shell's psql talks to.
   if (hasCa) print(`# psql verifies with PGSSLROOTCERT=${quote(caFile)} and sslmode=verify-full`);
   print(`# Postgres answers on ${running.pgHost}:${running.pgPort}; connection URIs come from the API`);
+  const { pgHost, pgPort } = running;
+  print(`# @neondatabase/serverless: neonConfig.fetchEndpoint = () => 'http://${pgHost}:${pgPort}/sql'`);
+  print(`#   neonConfig.wsProxy = (host) => \`\${host}:${pgPort}/v2\`; neonConfig.useSecureWebSocket = false`);
 }
 
 /** For POSIX shells; left bare where nothing needs quoting. */

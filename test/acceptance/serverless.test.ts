@@ -18,7 +18,8 @@ beforeAll(async () => {
   ballast = await Ballast.boot();
   place = await ballast.api.createProject({ name: 'serverless' });
   uri = `postgresql://${place.role}:${place.password}@${place.endpointId}.localhost/${place.database}`;
-  neonConfig.fetchEndpoint = () => `http://localhost:${ballast.pgPort}/sql`;
+  const fetchEndpoint = /fetchEndpoint = \(\) => '(.*)'/.exec(ballast.command(['env']).stdout)?.[1];
+  neonConfig.fetchEndpoint = () => fetchEndpoint!;
   neonConfig.wsProxy = (host) => `${host}:${ballast.pgPort}/v2`;
   neonConfig.useSecureWebSocket = false;
   neonConfig.webSocketConstructor ??= (await import('ws')).WebSocket;
