@@ -6,7 +6,7 @@ import os from 'node:os';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { insertBranch, insertProject } from '../test/support/catalog-rows.ts';
 import { openTestCatalog, type TestCatalog } from '../test/support/catalog.ts';
-import { describeProject, type ProjectDescription } from './catalog/descriptions.ts';
+import { describeProject, projectTables, type ProjectDescription } from './catalog/descriptions.ts';
 import { rebuild } from './catalog-rebuild.ts';
 import { readConfig } from './config.ts';
 import { newSnapshotId } from './lib/ids.ts';
@@ -57,7 +57,9 @@ async function makeProject() {
 }
 
 async function describe(projectId: string, change: (description: ProjectDescription) => void = () => undefined) {
-  const description = JSON.parse((await describeProject(before.catalog, projectId))!) as ProjectDescription;
+  const description = JSON.parse(
+    (await describeProject(before.catalog, projectId, await projectTables(before.catalog)))!,
+  ) as ProjectDescription;
   change(description);
   descriptions.set(projectId, JSON.stringify(description));
 }

@@ -24,7 +24,7 @@ const LEFT_OUT = ['operations', 'api_keys'];
 /** Others refer to their rows. */
 const FIRST = ['branches', 'endpoints'];
 
-async function projectTables(db: Queryable): Promise<string[]> {
+export async function projectTables(db: Queryable): Promise<string[]> {
   const rows = await db.query<{ name: string }>(
     `select c.table_name as name from information_schema.columns c
      join information_schema.tables t using (table_schema, table_name)
@@ -68,9 +68,16 @@ export async function catalogNow(db: Queryable): Promise<string> {
   return row!.now;
 }
 
-/** JSON of ProjectDescription, the same text for the same rows; undefined when there is no such project. */
-export async function describeProject(db: Queryable, projectId: string): Promise<string | undefined> {
-  const parts = (await projectTables(db)).map(
+/**
+ * JSON of ProjectDescription, the same text for the same rows; undefined when there is no such project. `tables` is
+ * projectTables(), asked for once by who describes many.
+ */
+export async function describeProject(
+  db: Queryable,
+  projectId: string,
+  tables: readonly string[],
+): Promise<string | undefined> {
+  const parts = tables.map(
     (table) =>
       `'${table}', (select coalesce(jsonb_agg(to_jsonb(t) order by to_jsonb(t)::text), '[]') from ${table} t
         where t.project_id = p.id)`,

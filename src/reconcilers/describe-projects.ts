@@ -2,7 +2,7 @@
  * Keeps a description of each project beside its data, from which `ballast catalog rebuild` restores a lost catalog.
  */
 import { createHash } from 'node:crypto';
-import { catalogNow, describeProject, touchedProjects } from '../catalog/descriptions.ts';
+import { catalogNow, describeProject, projectTables, touchedProjects } from '../catalog/descriptions.ts';
 import type { Queryable } from '../catalog/types.ts';
 import type { Storage } from '../storage/types.ts';
 import type { Reconciler } from './reconciler.ts';
@@ -29,8 +29,10 @@ export function describeProjects({ catalog, storage, nodeId }: DescribeProjectsO
       const now = await catalogNow(catalog);
       const all = runs % ALL_EVERY_RUNS === 0;
       runs += 1;
-      for (const projectId of await touchedProjects(catalog, nodeId, all ? undefined : since)) {
-        const text = await describeProject(catalog, projectId);
+      const touched = await touchedProjects(catalog, nodeId, all ? undefined : since);
+      const tables = touched.length > 0 ? await projectTables(catalog) : [];
+      for (const projectId of touched) {
+        const text = await describeProject(catalog, projectId, tables);
         if (text === undefined) continue;
         const hash = createHash('sha256').update(text).digest('base64');
         if (written.get(projectId) === hash) continue;

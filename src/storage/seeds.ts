@@ -19,7 +19,7 @@ import { readBases, readProjectRecords, readTimelineRecord } from './records.ts'
 import type { StoredTimeline } from './records.ts';
 
 /** True when the timeline's first states can only be reached with the help of its origin. */
-export async function lacksSeed(layout: TimelineLayout, record: StoredTimeline): Promise<boolean> {
+async function lacksSeed(layout: TimelineLayout, record: StoredTimeline): Promise<boolean> {
   if (record.origin === null || record.historyStart !== null) return false;
   return !(await readBases(layout)).some((base) => base.seed);
 }
