@@ -1,12 +1,12 @@
 /**
- * A fresh, migrated catalog database for each test file, on one throw-away Postgres that all test processes share.
+ * A fresh, migrated catalog database for each test file, on one throw-away Postgres that all test processes of this tree share.
  *
  * The first opener starts the server (fsync off, Unix socket only, as `nobody` when the tests run as root), the last
  * one to close stops it and removes its files. Databases are copies of a template that the migrations filled once.
- * Layout: `<tmp>/ballast-test-catalog-<uid>/{data,socket,log}` and the lock directory `….lock` beside it.
+ * Layout: `<tmp>/ballast-test-catalog-<uid>-<tree>/{data,socket,log}` and the lock directory `….lock` beside it.
  */
 import { execFile } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { chown, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
@@ -28,7 +28,12 @@ export interface TestCatalog {
 
 const run = promisify(execFile);
 const uid = process.getuid?.() ?? 0;
-const ROOT = path.join(os.tmpdir(), `ballast-test-catalog-${uid}`);
+/** A tree has a server of its own: it runs from the tree's packages, and would not survive another tree. */
+const TREE = createHash('sha256')
+  .update(import.meta.dirname)
+  .digest('hex')
+  .slice(0, 8);
+const ROOT = path.join(os.tmpdir(), `ballast-test-catalog-${uid}-${TREE}`);
 const DATA = path.join(ROOT, 'data');
 const SOCKET = path.join(ROOT, 'socket');
 const LOCK = `${ROOT}.lock`;
