@@ -313,6 +313,10 @@ async function stopComputes(catalog: CatalogDatabase, supervisor: Supervisor): P
 async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<{ apiPort: number; pgPort: number }> {
   const { config, home, nodeId, installations, storage, schemas, queue, catalog, proxyClosing, logger, stops } = parts;
   const certificates = await loadCertificates({ home, config });
+  if (certificates.authorityReplaced) {
+    const caFile = certificates.caFile;
+    logger.warn({ caFile }, 'there is a new certificate authority: what trusted the old one must be told to trust it');
+  }
   const proxy = createProxy({
     access,
     tls: certificates,

@@ -1,10 +1,12 @@
 /** The local authority and its leaf: made once, kept, renewed in time, and never in the way of the user's own files. */
+import { spawnSync } from 'node:child_process';
 import { X509Certificate, createHash } from 'node:crypto';
 import { mkdtemp, readFile, rm, stat, unlink, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import tls from 'node:tls';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { permittedNames } from '../lib/name-constraints.ts';
 import { endPointHash, loadCertificates } from './certificates.ts';
 
 const DAY_MS = 86_400_000;
@@ -48,18 +50,27 @@ describe('the local certificate', () => {
     }
   });
 
-  test('is made anew, by the same authority, for another domain, before it ends, and when its key is lost', async () => {
+  test('is made anew by the same authority before it ends, and when its key is lost', async () => {
     const first = await load();
     const authority = await readFile(first.caFile!, 'utf8');
     const renewAt = first.renewAt!.getTime();
     expect((await load({ now: new Date(renewAt - DAY_MS) })).cert).toBe(first.cert);
     const renewed = await load({ now: new Date(renewAt + DAY_MS) });
     expect(renewed.cert).not.toBe(first.cert);
-    const moved = await load({ domain: 'other.example.com' });
-    expect(new X509Certificate(moved.cert).checkHost('ep-a.other.example.com')).toBeDefined();
     await unlink(path.join(directory, 'tls', 'server-key.pem'));
-    expect((await load({ domain: 'other.example.com' })).cert).not.toBe(moved.cert);
+    expect((await load()).cert).not.toBe(renewed.cert);
     expect(await readFile(first.caFile!, 'utf8')).toBe(authority);
+  });
+
+  test('of another domain comes from another authority, and says so', async () => {
+    const first = await load();
+    expect(first.authorityReplaced).toBe(false);
+    expect((await load()).authorityReplaced).toBe(false);
+    const authority = await readFile(first.caFile!, 'utf8');
+    const moved = await load({ domain: 'other.example.com' });
+    expect(moved.authorityReplaced).toBe(true);
+    expect(new X509Certificate(moved.cert).checkHost('ep-a.other.example.com')).toBeDefined();
+    expect(await readFile(first.caFile!, 'utf8')).not.toBe(authority);
   });
 
   test('is trusted by a TLS client that knows the authority', async () => {
@@ -77,6 +88,61 @@ describe('the local certificate', () => {
     });
     server.close();
     expect(authorized).toBe(true);
+  });
+});
+
+describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('to OpenSSL (skipped without openssl)', () => {
+  const at = (file: string) => path.join(directory, file);
+  const openssl = (...args: string[]) => {
+    const { status, stderr } = spawnSync('openssl', args, { encoding: 'utf8' });
+    return { status, stderr };
+  };
+
+  test('an authority that could vouch for any name is replaced', async () => {
+    const { caFile } = await load();
+    const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-keyout', at('tls/ca-key.pem')];
+    const made = openssl('req', '-x509', '-nodes', ...key, '-days', '3000', '-subj', '/CN=any', '-out', caFile!);
+    expect(made).toMatchObject({ status: 0 });
+    expect(permittedNames(await readFile(caFile!, 'utf8'))).toBeUndefined();
+    expect((await load()).authorityReplaced).toBe(true);
+    expect(permittedNames(await readFile(caFile!, 'utf8'))).toEqual({
+      dns: ['db.example.com', 'localhost'],
+      ip: ['127.0.0.0/8', '::1/128'],
+    });
+  });
+
+  test('the leaf is in order', async () => {
+    const { caFile } = await load({ domain: 'localhost' });
+    const verified = openssl(
+      'verify',
+      '-purpose',
+      'sslserver',
+      '-x509_strict',
+      '-CAfile',
+      caFile!,
+      at('tls/server.pem'),
+    );
+    expect(verified).toMatchObject({ status: 0 });
+  });
+
+  test.each([
+    ['DNS:ep-a.db.example.com', true],
+    ['DNS:ep-a.localhost', true],
+    ['IP:127.0.0.9', true],
+    ['DNS:example.com', false],
+    ['DNS:db.example.com.evil.test', false],
+    ['IP:10.0.0.1', false],
+  ])('the authority is good for %s: %s', async (name, taken) => {
+    const { caFile } = await load();
+    const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-keyout', at('key')];
+    expect(openssl('req', '-new', '-nodes', ...key, '-subj', '/O=x', '-out', at('csr'))).toMatchObject({ status: 0 });
+    await writeFile(at('names'), `subjectAltName=${name}`);
+    const signer = ['-CA', caFile!, '-CAkey', at('tls/ca-key.pem'), '-CAserial', at('serial'), '-CAcreateserial'];
+    const signed = openssl('x509', '-req', '-in', at('csr'), ...signer, '-extfile', at('names'), '-out', at('leaf'));
+    expect(signed).toMatchObject({ status: 0 });
+    const verified = openssl('verify', '-purpose', 'sslserver', '-CAfile', caFile!, at('leaf'));
+    expect(verified.status === 0, verified.stderr).toBe(taken);
+    if (!taken) expect(verified.stderr).toContain('permitted subtree violation');
   });
 });
 

@@ -5,7 +5,8 @@
  *   tls/ca.pem  tls/ca-key.pem       the authority, made once; clients that verify trust ca.pem
  *   tls/server.pem tls/server-key.pem  the leaf (followed by the authority), renewed a month before it ends
  *
- * Keys are 0600. Whoever holds ca-key.pem can pose as this server, which is why it never leaves the directory.
+ * Keys are 0600. Whoever holds ca-key.pem can pose as this server, which is why it never leaves the directory. A whole
+ * machine may trust the authority (`ballast trust`), so it can vouch for the domain and for loopback, and nothing else.
  */
 import 'reflect-metadata';
 import { X509Certificate, createHash, createPrivateKey, createPublicKey, randomBytes, webcrypto } from 'node:crypto';
@@ -16,6 +17,7 @@ import type { Config } from '../config.ts';
 import type { Home } from '../home.ts';
 import { durable, writeFileDurably } from '../lib/durable.ts';
 import { AppError, errorMessage } from '../lib/errors.ts';
+import { nameConstraintsExtension, permittedNames } from '../lib/name-constraints.ts';
 
 export interface Certificates {
   /** PEM, leaf first. */
@@ -33,6 +35,8 @@ export interface Certificates {
   forName: ((name: string) => Promise<Pick<Certificates, 'cert' | 'endPointHash'>>) | undefined;
   /** When to load them again. Undefined: they are the user's to renew. */
   renewAt: Date | undefined;
+  /** The authority is another one than last time, so who trusted that has to trust this one. */
+  authorityReplaced: boolean;
 }
 
 const DAY_MS = 86_400_000;
@@ -42,6 +46,7 @@ const RENEW_BEFORE_DAYS = 30;
 const AUTHORITY_DAYS = 3650;
 const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
 const SERVER_AUTH = '1.3.6.1.5.5.7.3.1';
+const LOOPBACK = ['127.0.0.0/8', '::1/128'];
 
 /** Throws AppError 'unprocessable' naming --tls-cert and --tls-key when the user's files cannot be used. */
 export async function loadCertificates(options: {
@@ -58,11 +63,10 @@ export async function loadCertificates(options: {
     key: path.join(home.tls, 'server-key.pem'),
   };
   await mkdir(home.tls, { recursive: true, mode: 0o700 });
-  let authority = await readPair(files.ca, files.caKey);
-  if (!authority || expiresWithin(authority.cert, LEAF_DAYS, now)) {
-    authority = await makeAuthority(now);
-    await writePair(files.ca, files.caKey, authority);
-  }
+  const known = await readPair(files.ca, files.caKey);
+  const keep = known && mayVouchFor(known.cert, config.domain) && !expiresWithin(known.cert, LEAF_DAYS, now);
+  const authority = keep ? known : await makeAuthority(config.domain, now);
+  if (!keep) await writePair(files.ca, files.caKey, authority);
   let leaf = await readPair(files.cert, files.key);
   if (!leaf || !fits(leaf.cert, authority.cert, config.domain, now)) {
     leaf = await makeLeaf(authority, config.domain, now);
@@ -76,7 +80,8 @@ export async function loadCertificates(options: {
         const cert = await signLeaf(signer.authority, await importPublicKey(signer.key), [name], new Date());
         return { cert, endPointHash: endPointHash(cert) };
       };
-  return { ...leaf, caFile: files.ca, endPointHash: endPointHash(leaf.cert), forName, renewAt };
+  const authorityReplaced = known !== undefined && !keep;
+  return { ...leaf, caFile: files.ca, endPointHash: endPointHash(leaf.cert), forName, renewAt, authorityReplaced };
 }
 
 interface Pair {
@@ -90,7 +95,8 @@ async function readUsers(certFile: string, keyFile: string): Promise<Certificate
     if (!new X509Certificate(cert).checkPrivateKey(createPrivateKey(key))) {
       throw new Error('the key is not the one of the certificate');
     }
-    return { cert, key, caFile: undefined, endPointHash: endPointHash(cert), forName: undefined, renewAt: undefined };
+    const none = { caFile: undefined, forName: undefined, renewAt: undefined, authorityReplaced: false };
+    return { cert, key, endPointHash: endPointHash(cert), ...none };
   } catch (error) {
     throw new AppError('unprocessable', `--tls-cert and --tls-key cannot be used: ${errorMessage(error)}`, {
       cause: error,
@@ -127,18 +133,30 @@ function fits(cert: string, authority: string, domain: string, now: Date): boole
   );
 }
 
-async function makeAuthority(now: Date): Promise<Pair> {
+/** The domain and the loopback addresses, and no others: authorities that could vouch for any name were made once. */
+function mayVouchFor(authority: string, domain: string): boolean {
+  const { dns = [], ip = [] } = permittedNames(authority) ?? {};
+  const wanted = [...localNames(domain), ...LOOPBACK];
+  return dns.length + ip.length === wanted.length && wanted.every((name) => [...dns, ...ip].includes(name));
+}
+
+const localNames = (domain: string): string[] => [...new Set([domain.toLowerCase(), 'localhost'])];
+
+async function makeAuthority(domain: string, now: Date): Promise<Pair> {
   const keys = await generateKeys();
   const certificate = await x509.X509CertificateGenerator.createSelfSigned(
     {
       serialNumber: serialNumber(),
-      name: 'CN=Ballast local authority',
+      // Stores look authorities up by name: one machine may trust those of several data directories.
+      name: `CN=Ballast local authority ${randomBytes(4).toString('hex')}`,
       ...validity(now, AUTHORITY_DAYS),
       signingAlgorithm: ALGORITHM,
       keys,
       extensions: [
         new x509.BasicConstraintsExtension(true, 0, true),
         new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
+        new x509.ExtendedKeyUsageExtension([SERVER_AUTH]),
+        nameConstraintsExtension({ dns: localNames(domain), ip: LOOPBACK }),
         await x509.SubjectKeyIdentifierExtension.create(keys.publicKey, false, webcrypto),
       ],
     },
