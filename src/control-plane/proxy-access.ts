@@ -140,7 +140,7 @@ export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyA
       let unusable = stale?.path;
       for (let round = 0; round < WAKE_ROUNDS; round += 1) {
         const address = running(endpoint.endpointId);
-        if (address && address.path !== unusable) return address;
+        if (address && address.path !== unusable) return round === 0 ? address : { ...address, woken: true };
         const refused = unusable;
         const isAwake = (): boolean => (running(endpoint.endpointId)?.path ?? refused) !== refused;
         await abortable(

@@ -37,6 +37,8 @@ export type ConnectionChange = 'use' | 'no use';
 export interface SocketAddress {
   /** Path of the compute's Unix socket file. */
   path: string;
+  /** It slept, and was started while this was being asked. */
+  woken?: boolean;
 }
 
 /**

@@ -15,6 +15,8 @@ import type { PasswordChecker } from '../postgres/wire/password-checker.ts';
 import { createCancelKeys } from './cancel.ts';
 import type { CancelKeys } from './cancel.ts';
 import type { Certificates } from './certificates.ts';
+import { createConnections } from './connections.ts';
+import type { Connections } from './connections.ts';
 import { createCounts } from './counts.ts';
 import type { Counts, ProxyStats } from './counts.ts';
 import { DEFAULT_LIMITS } from './limits.ts';
@@ -22,6 +24,8 @@ import type { ProxyLimits } from './limits.ts';
 import { createIdentities } from './identities.ts';
 import { createLoginFailures } from './login-failures.ts';
 import type { LoginFailures } from './login-failures.ts';
+import { noObserver } from './observer.ts';
+import type { ProxyObserver } from './observer.ts';
 import { createPooler } from './pooler/pooler.ts';
 import type { Pooler, PoolerStats } from './pooler/pooler.ts';
 import type { Identity } from './opening.ts';
@@ -42,6 +46,9 @@ export interface ProxyOptions {
   clock?: () => number;
   /** False: clients on the loopback interface may connect without TLS. */
   requireTls: boolean;
+  /** Shared with those who ask who is connected. */
+  connections?: Connections;
+  observer?: ProxyObserver;
 }
 
 export interface Proxy {
@@ -71,6 +78,8 @@ export interface ProxyContext {
   passwords: PasswordChecker;
   cancelKeys: CancelKeys;
   counts: Counts;
+  connections: Connections;
+  observer: ProxyObserver;
   loginFailures: LoginFailures;
   roleChanges: RoleChanges;
   pooler: Pooler;
@@ -91,6 +100,8 @@ export function createProxy(options: ProxyOptions): Proxy {
     limits,
     cancelKeys: createCancelKeys(),
     counts,
+    connections: options.connections ?? createConnections(),
+    observer: options.observer ?? noObserver,
     roleChanges: createRoleChanges(nowMs, (endpoint) => counts.of(endpoint)),
   };
   const context: ProxyContext = {

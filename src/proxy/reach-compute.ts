@@ -7,6 +7,7 @@ import type { Logger } from '../lib/log.ts';
 import { ComputeAway, logIn } from './compute-login.ts';
 import type { ComputeSession, LoginKeys } from './compute-login.ts';
 import type { ProxyLimits } from './limits.ts';
+import type { ProxyObserver } from './observer.ts';
 import { PostgresRefusal, refusals } from './refusal.ts';
 import { untilAborted } from './until-aborted.ts';
 
@@ -18,6 +19,7 @@ export interface ReachContext {
   access: Pick<ProxyAccess, 'wake' | 'refreshVerifiers'>;
   limits: Pick<ProxyLimits, 'wakeTimeoutMs' | 'loginTimeoutMs'>;
   logger: Logger;
+  observer: Pick<ProxyObserver, 'loggedIn' | 'wakeWaited'>;
 }
 
 export interface Reach {
@@ -37,11 +39,15 @@ export async function reachCompute(
   let stale: SocketAddress | undefined;
   for (let attempt = 1; ; attempt += 1) {
     try {
+      const askedMs = performance.now();
       const waking = context.access.wake(endpoint, stale ? { signal, stale } : { signal });
       const reached = await untilAborted(waking, signal);
+      const reachedMs = performance.now();
+      if (reached.woken) context.observer.wakeWaited(reachedMs - askedMs);
       const timeoutMs = context.limits.loginTimeoutMs;
       stale = reached;
       const session = await logIn({ address: reached, parameters, keys, timeoutMs, signal });
+      context.observer.loggedIn(performance.now() - reachedMs, reached.woken ?? false);
       return { session, reached };
     } catch (error) {
       if (closed.aborted) throw closed.reason;

@@ -5,6 +5,7 @@
  * plane carry a public message and are shown the same way; anything unknown is shown as an internal error.
  */
 import { isAppError } from '../lib/errors.ts';
+import { ConnectionClosed } from '../postgres/wire/socket-reader.ts';
 import { errorResponse } from '../postgres/wire/messages.ts';
 import { ProtocolError } from '../postgres/wire/startup.ts';
 
@@ -13,6 +14,8 @@ export class Refusal extends Error {
   readonly severity: string;
   /** Not the client's fault: over HTTP a 500. */
   readonly serverSide: boolean;
+  /** Which of `refusals` it is, for counting. */
+  reason = 'other';
 
   constructor(message: string, options: { code?: string; severity?: string; serverSide?: boolean } = {}) {
     super(message);
@@ -41,7 +44,7 @@ function unsupported(what: string): Refusal {
   );
 }
 
-export const refusals = {
+export const refusals = named({
   noEndpoint: () =>
     new Refusal(
       'Endpoint ID is not specified. Either please upgrade the postgres client library (libpq) for SNI support or ' +
@@ -104,7 +107,24 @@ export const refusals = {
     new Refusal(`invalid value for parameter "replication": "${value}"`, { code: '22023', severity: 'FATAL' }),
   replicationCommand: (command: string) =>
     new Refusal(`replication command ${command} is not allowed`, { code: '42501', severity: 'FATAL' }),
-} as const;
+} as const);
+
+function named<T extends Record<string, (...given: never[]) => Refusal>>(all: T): T {
+  const entries = Object.entries(all).map(([reason, make]) => [
+    reason,
+    (...given: never[]) => Object.assign(make(...given), { reason }),
+  ]);
+  return Object.fromEntries(entries) as T;
+}
+
+/** One of a fixed few words. */
+export function refusalReason(error: unknown): string {
+  if (error instanceof Refusal) return error.reason;
+  if (error instanceof PostgresRefusal) return 'postgres';
+  if (error instanceof ConnectionClosed) return 'clientGone';
+  if (error instanceof ProtocolError) return 'protocol';
+  return isAppError(error) ? 'controlPlane' : 'internal';
+}
 
 /** The bytes that tell a client why it is turned away. */
 export function refusalBytes(error: unknown): Buffer {

@@ -7,6 +7,7 @@
  */
 import type { ClientStream } from './client-stream.ts';
 import type { ComputeSocket } from './compute-socket.ts';
+import type { Traffic } from './connections.ts';
 import { refusalBytes } from './refusal.ts';
 import type { WalsenderFilter } from './walsender-filter.ts';
 
@@ -26,6 +27,7 @@ export interface RelayOptions {
   filter?: WalsenderFilter;
   /** Postgres seems to have confirmed that roles were changed. False alarms are possible, and so are misses. */
   onRoleChange: () => void;
+  traffic: Pick<Traffic, 'bytesIn' | 'bytesOut'>;
 }
 
 /** Resolves when both sockets are closed. Never rejects. */
@@ -37,9 +39,9 @@ export async function relay(client: ClientStream, compute: ComputeSocket, option
     socket.destroy();
     client.end(refusalBytes(error));
   };
-  pumpAnswers(compute, client, options.onRoleChange);
-  if (options.filter) pumpFiltered(client, socket, options.filter, refuse);
-  else pump(client, socket);
+  pumpAnswers(compute, client, options);
+  if (options.filter) pumpFiltered(client, socket, options.filter, options.traffic, refuse);
+  else pump(client, socket, options.traffic);
   client.on('close', () => socket.destroy());
   socket.on('close', () => {
     client.end();
@@ -49,9 +51,10 @@ export async function relay(client: ClientStream, compute: ComputeSocket, option
   await closed;
 }
 
-function pumpAnswers(compute: ComputeSocket, client: ClientStream, onRoleChange: () => void): void {
+function pumpAnswers(compute: ComputeSocket, client: ClientStream, { onRoleChange, traffic }: RelayOptions): void {
   const passed = { kept: false, pause: false };
   compute.receive((chunk) => {
+    traffic.bytesOut += chunk.length;
     if (mayChangeRoles(chunk)) onRoleChange();
     passed.pause = !client.write(chunk);
     // Nothing left to write: the kernel has it all, and the buffer is free again.
@@ -68,8 +71,9 @@ function mayChangeRoles(chunk: Buffer): boolean {
   return chunk.includes(ROLE_TAG, Math.max(0, length - TAG_WINDOW_BYTES));
 }
 
-function pump(from: ClientStream, to: ClientStream): void {
+function pump(from: ClientStream, to: ClientStream, traffic: RelayOptions['traffic']): void {
   from.on('data', (chunk: Buffer) => {
+    traffic.bytesIn += chunk.length;
     if (!to.write(chunk)) from.pause();
   });
   connectEnds(from, to);
@@ -79,10 +83,12 @@ function pumpFiltered(
   from: ClientStream,
   to: ClientStream,
   filter: WalsenderFilter,
+  traffic: RelayOptions['traffic'],
   refuse: (error: unknown) => void,
 ): void {
   let refused = false;
   from.on('data', (chunk: Buffer) => {
+    traffic.bytesIn += chunk.length;
     if (refused) return;
     try {
       for (const bytes of filter.push(chunk)) {

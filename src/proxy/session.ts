@@ -16,6 +16,8 @@ import { LoginFailed, authenticate } from './authenticate.ts';
 import type { Authenticated } from './authenticate.ts';
 import { sendCancel } from './cancel.ts';
 import type { ClientStream } from './client-stream.ts';
+import { newConnectionId } from './connections.ts';
+import type { ClientConnection, ConnectionKind } from './connections.ts';
 import {
   chooseEndpoint,
   endpointChoice,
@@ -27,7 +29,7 @@ import type { StartupOptions } from './endpoint-name.ts';
 import { openConnection, readFirstPacket } from './opening.ts';
 import type { Opening } from './opening.ts';
 import type { ProxyContext } from './proxy.ts';
-import { PostgresRefusal, Refusal, refusalBytes, refusals } from './refusal.ts';
+import { PostgresRefusal, Refusal, refusalBytes, refusalReason, refusals } from './refusal.ts';
 import { reachCompute } from './reach-compute.ts';
 import { relay } from './relay.ts';
 import { ConnectionClosed, createSocketReader } from '../postgres/wire/socket-reader.ts';
@@ -41,7 +43,7 @@ export type HttpHandler = (socket: Socket) => void;
 
 /** Resolves when the connection is over, or `serveHttp` has it. Never rejects. */
 export function serveClient(context: ProxyContext, plain: Socket, serveHttp: HttpHandler): Promise<void> {
-  return serve(context, plain, async (phase) => {
+  return serve(context, plain, 'direct', async (phase) => {
     const opening = await openConnection(
       plain,
       context.identify,
@@ -68,7 +70,7 @@ export interface StreamOrigin {
 
 /** The same for a stream that begins with a startup packet, and whose client sends its password in the clear. */
 export function serveStream(context: ProxyContext, stream: ClientStream, origin: StreamOrigin): Promise<void> {
-  return serve(context, stream, async (phase) => {
+  return serve(context, stream, 'websocket', async (phase) => {
     const { encrypted, serverName } = origin;
     const { authenticated } = phase;
     phase.authenticated = () => {
@@ -83,6 +85,8 @@ export function serveStream(context: ProxyContext, stream: ClientStream, origin:
 }
 
 interface Phase {
+  connectionId: string;
+  kind: ConnectionKind;
   socket: ClientStream;
   handshaking: boolean;
   /** Ends the time limit of the handshake. */
@@ -90,14 +94,20 @@ interface Phase {
 }
 
 async function serve(
-  context: ProxyContext,
+  shared: ProxyContext,
   client: ClientStream,
+  kind: ConnectionKind,
   open: (phase: Phase) => Promise<Opening | undefined>,
 ): Promise<void> {
   client.on('error', () => undefined);
+  const connectionId = newConnectionId();
+  const context = { ...shared, logger: shared.logger.child({ connection: connectionId }) };
   const release = context.counts.unauthenticated();
+  let timedOut = false;
   // A deadline from outside: whatever is being waited for fails when the socket closes.
   const timer = setTimeout(() => {
+    timedOut = true;
+    context.observer.refused('timeout');
     // In the middle of a TLS handshake there is no way to say anything.
     if (phase.handshaking) phase.socket.destroy();
     else refuse(phase.socket, refusals.timeout());
@@ -106,14 +116,15 @@ async function serve(
     clearTimeout(timer);
     release();
   };
-  const phase: Phase = { socket: client, handshaking: false, authenticated };
+  const phase: Phase = { connectionId, kind, socket: client, handshaking: false, authenticated };
   try {
     if (context.counts.full()) throw refusals.tooManyAttempts();
     const opening = await open(phase);
     if (opening?.packet.kind === 'cancel') await serveCancel(context, opening, opening.packet);
-    else if (opening) await serveStartup(context, opening, opening.packet as StartupMessage, phase.authenticated);
+    else if (opening) await serveStartup(context, opening, opening.packet as StartupMessage, phase);
   } catch (error) {
     report(context, error, normaliseAddress(client.remoteAddress));
+    if (!timedOut) context.observer.refused(refusalReason(error));
     if (error instanceof ConnectionClosed || error instanceof ProtocolError) phase.socket.destroy();
     else refuse(phase.socket, error);
   } finally {
@@ -158,9 +169,9 @@ async function serveStartup(
   context: ProxyContext,
   opening: Opening,
   packet: StartupMessage,
-  authenticated: () => void,
+  phase: Phase,
 ): Promise<void> {
-  const { reader, socket } = opening;
+  const { socket } = opening;
   const address = normaliseAddress(socket.remoteAddress);
   if (!opening.encrypted && !mayBePlain(context, address)) throw refusals.insecure();
   if (packet.major !== 3) throw refusals.protocolVersion(packet.major, packet.minor);
@@ -176,19 +187,51 @@ async function serveStartup(
   const mode = replicationMode(packet.parameters.get('replication'));
 
   const login = await authenticateOrDelay(context, opening, { endpointId, choice, role, address });
-  authenticated();
+  phase.authenticated();
   if (login.endpoint.disabled) throw refusals.disabledEndpoint();
-  if (login.pooled || meansPooled(fromServerName, options.endpoint)) {
-    if (mode !== 'none') throw refusals.unsupportedStartupParameter('replication');
-    return context.pooler.serve({ opening, login, role, given: packet.parameters, options: options.forwarded });
+  const pooled = login.pooled || meansPooled(fromServerName, options.endpoint);
+  if (pooled && mode !== 'none') throw refusals.unsupportedStartupParameter('replication');
+  const connection = context.connections.open(login.endpoint.endpointId, {
+    id: phase.connectionId,
+    kind: pooled && phase.kind === 'direct' ? 'pooled' : phase.kind,
+    address,
+    role,
+    applicationName: packet.parameters.get('application_name'),
+  });
+  const openedMs = performance.now();
+  const about = { endpoint: login.endpoint.endpointId, kind: connection.kind, address };
+  context.logger.debug(about, 'connection opened');
+  try {
+    const given = packet.parameters;
+    if (pooled) await context.pooler.serve({ opening, login, role, given, options: options.forwarded, connection });
+    else await serveDirect(context, opening, { login, role, given, options, mode, connection });
+  } finally {
+    connection.close();
+    context.logger.debug({ ...about, durationMs: Math.round(performance.now() - openedMs) }, 'connection closed');
   }
+}
+
+interface DirectLogin {
+  login: Authenticated;
+  role: string;
+  /** The startup packet. */
+  given: ReadonlyMap<string, string>;
+  options: StartupOptions;
+  mode: ReturnType<typeof replicationMode>;
+  connection: ClientConnection;
+}
+
+async function serveDirect(context: ProxyContext, opening: Opening, direct: DirectLogin): Promise<void> {
+  const { reader, socket } = opening;
+  const { login, role, given, options, mode, connection } = direct;
   const release = context.counts.enter(login.endpoint);
   try {
-    const parameters = computeParameters(packet.parameters, options, mode === 'logical');
+    const parameters = computeParameters(given, options, mode === 'logical');
     const { session, reached } = await reachCompute(context, login, { parameters, role, closed: reader.closed });
     // When it was counted there may have been no compute to tell.
     context.counts.reached(login.endpoint);
     const { processId, secretKey } = session;
+    connection.backend = () => processId;
     const send = () => sendCancel({ address: reached, processId, secretKey });
     const key = context.cancelKeys.issue({ endpoint: login.endpoint, send });
     try {
@@ -198,7 +241,8 @@ async function serveStartup(
       socket.write(Buffer.concat([login.accepted, session.greeting, ownKey, session.readyForQuery, session.rest]));
       const filter = mode === 'logical' ? createWalsenderFilter(context.limits.maxReplicationCommandBytes) : undefined;
       const onRoleChange = () => context.roleChanges.note(login.endpoint);
-      await relay(socket, session.compute, filter ? { filter, onRoleChange } : { onRoleChange });
+      const { traffic } = connection;
+      await relay(socket, session.compute, { traffic, onRoleChange, ...(filter && { filter }) });
     } finally {
       key.revoke();
     }

@@ -132,9 +132,11 @@ function takeMessage(sending: Sending, type: number, at: number, end: number): n
       client.unnamed = undefined;
       client.unnamedVersion += 1;
       server.unnamedOwner = undefined;
+      client.traffic.queries += 1;
       server.requests.push(REQUEST.query);
       return end;
     case FROM_CLIENT.execute:
+      client.traffic.queries += 1;
       server.requests.push(REQUEST.execute);
       return end;
     case FROM_CLIENT.sync:

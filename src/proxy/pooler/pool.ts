@@ -45,6 +45,8 @@ export interface PoolOptions {
   isFull: (error: unknown) => boolean;
   cancel: (server: ServerConnection) => Promise<boolean>;
   rolesChanged: () => void;
+  /** A client had to wait for a server connection. */
+  waited?: (ms: number) => void;
   errorBytes: (error: unknown) => Buffer;
   /** Nobody is here any more. */
   onEmpty: () => void;
@@ -206,6 +208,7 @@ export class Pool implements ClientOwner, ServerOwner {
     const [next] = this.#waiting;
     if (next) {
       this.#waiting.delete(next);
+      this.#options.waited?.(nowMs() - next.waitingSinceMs);
       return this.#lend(server, next);
     }
     server.idleSinceMs = nowMs();
@@ -214,6 +217,7 @@ export class Pool implements ClientOwner, ServerOwner {
   }
 
   #lend(server: ServerConnection, client: PooledClient): void {
+    client.traffic.lends += 1;
     server.client = client;
     server.answered = false;
     if (server.parameters.key !== client.parameters.key) this.#bringParameters(server, client);

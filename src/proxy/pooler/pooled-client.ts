@@ -3,6 +3,8 @@
  * over, and has only its statements, its settings and less than one message of input in between.
  */
 import { errorResponse } from '../../postgres/wire/messages.ts';
+import { noTraffic } from '../connections.ts';
+import type { Traffic } from '../connections.ts';
 import { MAX_STATEMENT_BYTES, sendMessages } from './client-messages.ts';
 import { TrackedParameters } from './parameters.ts';
 import type { ServerConnection } from './server-connection.ts';
@@ -36,6 +38,8 @@ export class PooledClient {
   readonly parameters = new TrackedParameters();
   readonly statements: ClientStatements;
   readonly definitions: Definitions;
+  /** What it sends, gets and asks is added there. */
+  traffic: Traffic = noTraffic();
   server: ServerConnection | undefined;
   /** Body of the Parse that made its unnamed statement, as latin1; undefined: none. */
   unnamed: string | undefined;
@@ -68,6 +72,7 @@ export class PooledClient {
   /** What the client sent. */
   receive(chunk: Buffer): void {
     if (this.gone || this.#leaving) return;
+    this.traffic.bytesIn += chunk.length;
     const bytes = this.#pending.length > 0 ? Buffer.concat([this.#pending, chunk]) : chunk;
     this.#pending = EMPTY;
     if (this.server) {
@@ -101,6 +106,7 @@ export class PooledClient {
   /** An answer. */
   deliver(bytes: Buffer): void {
     this.#repeatable = undefined;
+    this.traffic.bytesOut += bytes.length;
     if (this.wire.destroyed) return;
     if (!this.wire.write(bytes)) this.isSlow = true;
   }
@@ -131,6 +137,8 @@ export class PooledClient {
     this.server = undefined;
     this.#repeatable = undefined;
     if (wasUnread && repeatable && !server.answered && this.passing === 0 && !this.#leaving) {
+      // Asked once, however often it is said.
+      this.traffic.queries -= server.requests.queries();
       server.undoAll();
       this.#pending = repeatable;
       this.#want();

@@ -11,8 +11,10 @@ import type { Authenticated } from '../authenticate.ts';
 import { sendCancel } from '../cancel.ts';
 import type { BackendKey, CancelKeys } from '../cancel.ts';
 import type { LoginKeys } from '../compute-login.ts';
+import type { ClientConnection } from '../connections.ts';
 import type { Counts } from '../counts.ts';
 import type { ProxyLimits } from '../limits.ts';
+import type { ProxyObserver } from '../observer.ts';
 import type { Opening } from '../opening.ts';
 import { reachCompute } from '../reach-compute.ts';
 import { PostgresRefusal, refusalBytes, refusals } from '../refusal.ts';
@@ -34,6 +36,7 @@ export interface PoolerContext {
   cancelKeys: CancelKeys;
   counts: Counts;
   roleChanges: RoleChanges;
+  observer: ProxyObserver;
   nowMs: () => number;
 }
 
@@ -45,6 +48,7 @@ export interface PooledLogin {
   given: ReadonlyMap<string, string>;
   /** What is left of its options. */
   options: string | undefined;
+  connection: ClientConnection;
 }
 
 export type PoolerStats = PoolStats & { pools: number };
@@ -110,7 +114,7 @@ export function createPooler(context: PoolerContext): Pooler {
   };
 }
 
-async function serve(state: State, { opening, login, role, given, options }: PooledLogin): Promise<void> {
+async function serve(state: State, { opening, login, role, given, options, connection }: PooledLogin): Promise<void> {
   const { context } = state;
   const { socket, reader } = opening;
   const { endpoint } = login;
@@ -124,6 +128,8 @@ async function serve(state: State, { opening, login, role, given, options }: Poo
     pool.leave(client);
     release();
   });
+  client.traffic = connection.traffic;
+  connection.backend = () => client.server && entry.backends.get(client.server)?.processId;
   pool.clients.add(client);
   try {
     if (entry.reported.size === 0) await untilAborted(pool.warm(), reader.closed);
@@ -184,6 +190,7 @@ function makePool(state: State, entry: Entry): Pool {
       const backend = entry.backends.get(server);
       return backend ? sendCancel(backend) : true;
     },
+    waited: (ms) => context.observer.poolWaited(ms),
     rolesChanged: () => context.roleChanges.note(entry.endpoint),
     errorBytes: (error) => {
       context.logger.debug({ err: error, endpointId: entry.endpoint.endpointId }, 'a pool found no compute');

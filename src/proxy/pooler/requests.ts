@@ -83,6 +83,16 @@ export class Requests<Ref extends Undoable> {
     return kind;
   }
 
+  /** How many of the unanswered ones run something for the client. */
+  queries(): number {
+    let count = 0;
+    for (let index = 0; index < this.#size; index += 1) {
+      const kind = this.#kinds[this.#at(index)];
+      if (kind === REQUEST.query || kind === REQUEST.execute) count += 1;
+    }
+    return count;
+  }
+
   refs(): Ref[] {
     const found: Ref[] = [];
     for (let index = 0; index < this.#size; index += 1) {

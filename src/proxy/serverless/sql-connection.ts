@@ -20,6 +20,8 @@ export type TransactionStatus = 'I' | 'T' | 'E';
 
 export interface SqlConnection {
   readonly address: SocketAddress;
+  /** Of the process that serves it. */
+  readonly processId: number;
   /** Closed, or in a state that nobody knows. */
   readonly broken: boolean;
   /**
@@ -124,6 +126,7 @@ export function createSqlConnection(session: ComputeSession, address: SocketAddr
   };
   return {
     address,
+    processId,
     get broken() {
       return broken;
     },

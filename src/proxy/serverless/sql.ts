@@ -15,8 +15,9 @@ import { normaliseAddress } from '../address-rules.ts';
 import { LoginFailed, checkQueryPassword, findEndpoint } from '../authenticate.ts';
 import type { Claim } from '../authenticate.ts';
 import type { LoginKeys } from '../compute-login.ts';
+import type { ClientConnection } from '../connections.ts';
 import type { ProxyContext } from '../proxy.ts';
-import { refusals } from '../refusal.ts';
+import { PostgresRefusal, Refusal, refusalReason, refusals } from '../refusal.ts';
 import { reachCompute } from '../reach-compute.ts';
 import { mayBePlain } from '../session.ts';
 import { ConnectionClosed } from '../../postgres/wire/socket-reader.ts';
@@ -34,6 +35,7 @@ import type { Query, SqlBody, SqlHeaders } from './sql-request.ts';
 const NO_PARAMETERS: Pick<Query, 'parameters' | 'arrayMode'> = { parameters: [], arrayMode: false };
 
 interface Entrant {
+  address: string;
   endpoint: ProxyEndpoint;
   role: string;
   database: string;
@@ -42,12 +44,14 @@ interface Entrant {
 
 /** Resolves when the request has been answered. Never rejects. */
 export async function serveSql(
-  context: ProxyContext,
+  shared: ProxyContext,
   pool: SqlPool,
   request: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
-  response.setHeader('neon-request-id', randomUUID());
+  const id = randomUUID();
+  const context = { ...shared, logger: shared.logger.child({ connection: id }) };
+  response.setHeader('neon-request-id', id);
   response.setHeader('access-control-allow-origin', '*');
   response.setHeader('content-type', 'application/json');
   const gone = new AbortController();
@@ -58,11 +62,12 @@ export async function serveSql(
     const headers = readSqlHeaders(request.headers);
     const entrant = await enter(context, request, headers, gone.signal);
     const body = parseSqlBody(await readBody(request, context.limits.maxSqlRequestBytes), headers.arrayMode);
-    const json = await runCounted(context, pool, { entrant, headers, body, signal: gone.signal });
+    const json = await runCounted(context, pool, { id, entrant, headers, body, signal: gone.signal });
     if (body.batch) for (const [name, value] of Object.entries(headers.echo)) response.setHeader(name, value);
     response.end(json);
   } catch (error) {
     if (gone.signal.aborted) return;
+    if (error instanceof Refusal || error instanceof PostgresRefusal) context.observer.refused(refusalReason(error));
     const { status, body } = errorAnswer(error);
     const entry = { address: request.socket.remoteAddress, status, reason: errorMessage(error) };
     if (status === 500) context.logger.warn({ ...entry, err: error }, 'query over HTTP failed');
@@ -89,7 +94,7 @@ async function enter(
     const claim: Claim = { access, mockSecret, passwords, roleChanges, role: info.role, address, closed };
     const endpoint = await findEndpoint(claim, info.endpointId, info.choice);
     const keys = await checkOrDelay(context, claim, endpoint, info.password!);
-    return { endpoint, role: info.role, database: info.database, keys };
+    return { address, endpoint, role: info.role, database: info.database, keys };
   } finally {
     release();
   }
@@ -127,6 +132,7 @@ function readBody(request: IncomingMessage, maxBytes: number): Promise<Buffer> {
 }
 
 interface Work {
+  id: string;
   entrant: Entrant;
   headers: SqlHeaders;
   body: SqlBody;
@@ -134,23 +140,30 @@ interface Work {
 }
 
 async function runCounted(context: ProxyContext, pool: SqlPool, work: Work): Promise<string> {
-  const { endpoint } = work.entrant;
+  const { endpoint, address, role } = work.entrant;
   const release = context.counts.enter(endpoint);
+  const connection = context.connections.open(endpoint.endpointId, { id: work.id, kind: 'http', address, role });
+  const { traffic } = connection;
   try {
     if (endpoint.disabled) throw refusals.disabledEndpoint();
-    return await run(context, pool, work);
+    traffic.queries += work.body.queries.length;
+    const json = await run(context, pool, work, connection);
+    traffic.bytesOut += Buffer.byteLength(json);
+    return json;
   } finally {
+    connection.close();
     release();
     context.roleChanges.noteSessionEnd(endpoint);
   }
 }
 
-async function run(context: ProxyContext, pool: SqlPool, work: Work): Promise<string> {
+async function run(context: ProxyContext, pool: SqlPool, work: Work, connection: ClientConnection): Promise<string> {
   const { headers, body, entrant, signal } = work;
   const queries = body.batch
     ? [{ text: beginText(headers.batch), ...NO_PARAMETERS }, ...body.queries, { text: 'COMMIT', ...NO_PARAMETERS }]
     : body.queries;
   const bytes = pipeline(queries);
+  connection.traffic.bytesIn += bytes.length;
   const options = {
     rawText: headers.rawText,
     arrayModes: queries.map(({ arrayMode }) => arrayMode),
@@ -158,6 +171,7 @@ async function run(context: ProxyContext, pool: SqlPool, work: Work): Promise<st
   };
   for (;;) {
     const lease = await leaseConnection(context, pool, entrant, signal);
+    connection.backend = () => lease.connection.processId;
     const answer = createAnswer(options);
     try {
       const status = await lease.connection.run(bytes, answer.take, signal);
