@@ -69,7 +69,7 @@ async function moveChildren(tx: Queryable, from: string, to: string): Promise<vo
   await tx.query('update branches set parent_id = $2 where parent_id = $1 and id <> $2', [from, to]);
 }
 
-const ROLE_COLUMNS = 'name, state, verifier, sealed_password, no_login, protected, created_at, updated_at';
+const ROLE_COLUMNS = 'name, state, verifier, sealed_password, no_login, protected, plain, created_at, updated_at';
 const DATABASE_COLUMNS = 'name, owner_name, state, applied_name, created_at, updated_at';
 
 /** Roles and databases; those of the same name stay. */

@@ -29,9 +29,9 @@ export async function insertRole(tx: Queryable, role: NewRole): Promise<RoleRow>
  */
 export async function copyRoles(tx: Queryable, parentBranchId: string, childBranchId: string): Promise<RoleRow[]> {
   const rows = await tx.query<RoleRow>(
-    `insert into roles (project_id, branch_id, name, state, verifier, sealed_password, no_login, protected, created_at,
+    `insert into roles (project_id, branch_id, name, state, verifier, sealed_password, no_login, protected, plain, created_at,
        updated_at)
-     select project_id, $2, name, state, verifier, sealed_password, no_login, protected, created_at, updated_at
+     select project_id, $2, name, state, verifier, sealed_password, no_login, protected, plain, created_at, updated_at
      from roles where branch_id = $1
      returning *`,
     [parentBranchId, childBranchId],

@@ -18,6 +18,7 @@ export interface PendingRole {
   state: PendingState;
   verifier: string | null;
   noLogin: boolean;
+  plain: boolean;
 }
 
 export interface PendingDatabase {
@@ -52,6 +53,8 @@ export interface ComputeWork {
   projectSettings: JsonObject;
   /** The branch's read-write endpoint. */
   primary: { minCu: number; maxCu: number; settings: JsonObject } | null;
+  /** Those that a JWT may log in as. */
+  jwtRoles: string[];
   /** Not `ready` ones only. */
   roles: PendingRole[];
   databases: PendingDatabase[];
@@ -65,8 +68,11 @@ const COMPUTE_WORK = `
     exists (select 1 from branches parent where parent.id = b.parent_id and parent.protected) as parent_protected,
     (select jsonb_build_object('minCu', w.autoscaling_limit_min_cu, 'maxCu', w.autoscaling_limit_max_cu, 'settings', w.settings)
       from endpoints w where w.branch_id = e.branch_id and w.type = 'read_write' and w.deleted_at is null) as primary,
+    (select coalesce(jsonb_agg(distinct n.name order by n.name), '[]')
+      from project_jwks j cross join unnest(j.role_names) as n (name)
+      where j.project_id = e.project_id and (j.branch_id is null or j.branch_id = e.branch_id)) as jwt_roles,
     (select coalesce(jsonb_agg(jsonb_build_object('name', r.name, 'state', r.state, 'verifier', r.verifier,
-        'noLogin', r.no_login) order by r.created_at, r.name), '[]')
+        'noLogin', r.no_login, 'plain', r.plain) order by r.created_at, r.name), '[]')
       from roles r where r.branch_id = e.branch_id and r.state <> 'ready') as roles,
     (select coalesce(jsonb_agg(jsonb_build_object('id', d.id, 'name', d.name, 'ownerName', d.owner_name,
         'state', d.state, 'appliedName', d.applied_name) order by d.id), '[]')

@@ -176,6 +176,22 @@ export interface RoleRow {
   sealedPassword: Buffer | null;
   noLogin: boolean;
   protected: boolean;
+  /** While it is pending: it is to have no rights of its own. */
+  plain: boolean;
+  createdAt: Timestamp;
+  updatedAt: Timestamp;
+}
+
+export interface JwksRow {
+  id: string;
+  projectId: string;
+  /** Null: all branches. */
+  branchId: string | null;
+  jwksUrl: string;
+  providerName: string;
+  /** Null: any. */
+  jwtAudience: string | null;
+  roleNames: string[];
   createdAt: Timestamp;
   updatedAt: Timestamp;
 }

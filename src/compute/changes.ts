@@ -76,7 +76,11 @@ async function createRole(session: InternalSession, change: Change<'create_role'
   const role = quoteIdentifier(change.name);
   const login = change.noLogin ? 'NOLOGIN' : 'LOGIN';
   const password = change.verifier === null ? 'PASSWORD NULL' : `PASSWORD ${verifierLiteral(change.verifier)}`;
-  const verb = (await exists(session, 'pg_authid', change.name)) ? 'ALTER' : 'CREATE';
+  const present = await exists(session, 'pg_authid', change.name);
+  // Somebody may have made one by SQL meanwhile; what it may do then is not ours to say.
+  if (change.plain && present) return;
+  if (change.plain) return void (await session.query(`CREATE ROLE ${role} ${login} ${password}`));
+  const verb = present ? 'ALTER' : 'CREATE';
   await session.query(`${verb} ROLE ${role} INHERIT CREATEROLE CREATEDB BYPASSRLS REPLICATION ${login} ${password}`);
   await session.query(`GRANT neon_superuser TO ${role}`);
 }

@@ -19,6 +19,8 @@ export interface ComputeSpec {
   preloadLibraries: readonly string[];
   /** wal_level=logical. */
   logicalReplication: boolean;
+  /** Roles that Ballast logs in as without a password, for whoever has shown a JWT. Changes need no restart. */
+  jwtRoles?: readonly string[];
   /** Undefined: a read-write compute. */
   standby?: StandbySpec;
 }
@@ -48,7 +50,8 @@ export interface ComputeAddress {
 
 /** A pending change inside Postgres, each idempotent. Applied in the order given. */
 export type ComputeChange =
-  | { kind: 'create_role'; name: string; verifier: string | null; noLogin: boolean }
+  /** `plain`: no member of neon_superuser, and no attribute but LOGIN. */
+  | { kind: 'create_role'; name: string; verifier: string | null; noLogin: boolean; plain?: boolean }
   | { kind: 'set_verifier'; name: string; verifier: string }
   | { kind: 'drop_role'; name: string }
   | { kind: 'create_database'; name: string; owner: string }

@@ -15,6 +15,7 @@ import { createConnectionUri, type ConnectionUri } from './connection-uri.ts';
 import type { Context, ControlPlaneDependencies } from './context.ts';
 import { createDatabases, type Databases } from './databases.ts';
 import { createEndpoints, type Endpoints } from './endpoints.ts';
+import { createJwks, type JwksRules } from './jwks.ts';
 import { createOperations, type Operations } from './operations.ts';
 import { createOrganizations, type Organizations } from './organizations.ts';
 import { createProjectDeletion, type ProjectDeletion } from './project-deletion.ts';
@@ -35,6 +36,7 @@ export interface ControlPlane {
   backupSchedules: BackupSchedules;
   databases: Databases;
   roles: Roles;
+  jwks: JwksRules;
   schemas: Schemas;
   operations: Operations;
   users: Users;
@@ -67,6 +69,7 @@ export function createControlPlane(dependencies: ControlPlaneDependencies): Cont
     backupSchedules: createBackupSchedules(context),
     databases: createDatabases(context),
     roles: createRoles(context),
+    jwks: createJwks(context),
     schemas: createSchemas(context),
     operations: createOperations(context),
     users: createUsers(context),

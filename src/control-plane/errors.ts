@@ -10,6 +10,7 @@ export const snapshotNotFound = () => new AppError('not_found', 'snapshot not fo
 export const endpointNotFound = () => new AppError('not_found', 'endpoint not found');
 export const roleNotFound = () => new AppError('not_found', 'role not found');
 export const databaseNotFound = () => new AppError('not_found', 'database not found');
+export const jwksNotFound = () => new AppError('not_found', 'jwks not found');
 export const operationNotFound = () => new AppError('not_found', 'operation not found');
 export const organizationNotFound = () => new AppError('not_found', 'organization not found');
 export const memberNotFound = () => new AppError('not_found', 'organization member not found');

@@ -10,6 +10,7 @@ export const LIMITS = {
   backupScheduleItems: 10,
   apiKeys: 10_000,
   allowedIps: 1_000,
+  jwksPerProject: 50,
   /** Each takes a walsender of its primary, which has 40. */
   readOnlyEndpointsPerBranch: 30,
   pgSettings: 200,

@@ -11,6 +11,7 @@ import type {
   DefaultEndpointSettings,
   Endpoint,
   EndpointSettingsData,
+  Jwks,
   Operation,
   Organization,
   Project,
@@ -26,6 +27,7 @@ import type {
   BranchRow,
   DatabaseRow,
   EndpointRow,
+  JwksRow,
   OperationRow,
   OrganizationRow,
   ProjectRow,
@@ -288,6 +290,20 @@ export function presentRole(row: RoleRow, password?: string): Role {
     authentication_method: row.noLogin ? 'no_login' : 'password',
     created_at: presentTime(row.createdAt),
     updated_at: presentTime(row.updatedAt),
+  };
+}
+
+export function presentJwks(row: JwksRow): Jwks {
+  return {
+    id: row.id,
+    project_id: row.projectId,
+    branch_id: row.branchId ?? undefined,
+    jwks_url: row.jwksUrl,
+    provider_name: row.providerName,
+    created_at: presentTime(row.createdAt),
+    updated_at: presentTime(row.updatedAt),
+    jwt_audience: row.jwtAudience ?? undefined,
+    role_names: row.roleNames,
   };
 }
 

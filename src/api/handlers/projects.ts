@@ -2,15 +2,21 @@
  * Handlers of the tag "Project".
  */
 import type {
+  AddProjectJwksData,
+  AddProjectJwksResponses,
   CreateProjectData,
   CreateProjectResponses,
   DeleteProjectData,
+  DeleteProjectJwksData,
+  DeleteProjectJwksResponses,
   DeleteProjectResponses,
   GetAvailablePreloadLibrariesData,
   GetAvailablePreloadLibrariesResponses,
   GetConnectionUriData,
   GetConnectionUriResponses,
   GetProjectData,
+  GetProjectJwksData,
+  GetProjectJwksResponses,
   GetProjectResponses,
   ListProjectsData,
   ListProjectsResponses,
@@ -53,5 +59,14 @@ export const projectsHandlers: HandlerTable = {
   ),
   getAvailablePreloadLibraries: handler<GetAvailablePreloadLibrariesData, GetAvailablePreloadLibrariesResponses[200]>(
     (plane, { caller, params }) => plane.projects.preloadLibraries(caller, params.project_id),
+  ),
+  getProjectJWKS: handler<GetProjectJwksData, GetProjectJwksResponses[200]>((plane, { caller, params }) =>
+    plane.jwks.list(caller, params.project_id),
+  ),
+  addProjectJWKS: handler<AddProjectJwksData, AddProjectJwksResponses[201]>((plane, { caller, params, body }) =>
+    plane.jwks.add(caller, params.project_id, body),
+  ),
+  deleteProjectJWKS: handler<DeleteProjectJwksData, DeleteProjectJwksResponses[200]>((plane, { caller, params }) =>
+    plane.jwks.delete(caller, params.project_id, params.jwks_id),
   ),
 };

@@ -102,11 +102,12 @@ export function pendingChanges(work: Pick<ComputeWork, 'roles' | 'databases'>): 
   const roles = (state: string) => work.roles.filter((role) => role.state === state);
   const databases = (state: string) => work.databases.filter((database) => database.state === state);
   return [
-    ...roles('creating').map(({ name, verifier, noLogin }): ComputeChange => ({
+    ...roles('creating').map(({ name, verifier, noLogin, plain }): ComputeChange => ({
       kind: 'create_role',
       name,
       verifier,
       noLogin,
+      plain,
     })),
     ...roles('updating').flatMap(({ name, verifier }): ComputeChange[] =>
       verifier === null ? [] : [{ kind: 'set_verifier', name, verifier }],
