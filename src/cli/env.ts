@@ -5,7 +5,7 @@ import { access } from 'node:fs/promises';
 import path from 'node:path';
 import type { Home } from '../home.ts';
 import { openApi, readKey } from './api.ts';
-import { print, printJson } from './print.ts';
+import { print, printJson, quote } from './print.ts';
 
 /** Written by the proxy beside its certificate. */
 const CA_FILE = 'ca.pem';
@@ -31,9 +31,4 @@ export async function printEnvironment(home: Home, options: { json: boolean }): 
   const { pgHost, pgPort } = running;
   print(`# @neondatabase/serverless: neonConfig.fetchEndpoint = () => 'http://${pgHost}:${pgPort}/sql'`);
   print(`#   neonConfig.wsProxy = (host) => \`\${host}:${pgPort}/v2\`; neonConfig.useSecureWebSocket = false`);
-}
-
-/** For POSIX shells; left bare where nothing needs quoting. */
-export function quote(value: string): string {
-  return /^[\w@%+=:,./-]+$/.test(value) ? value : `'${value.replaceAll("'", `'\\''`)}'`;
 }

@@ -15,6 +15,7 @@ import { installPostgres, listPostgres } from './postgres.ts';
 import { CommandError, printProblem } from './print.ts';
 import { ALL_SETTINGS, addSettings, configOf } from './settings.ts';
 import { showStatus } from './status.ts';
+import type { TrustOptions } from './trust.ts';
 import { version } from './version.ts';
 
 interface JsonOption {
@@ -58,6 +59,15 @@ function buildProgram(setExitCode: (code: number) => void): Command {
     .description('shell lines that point Neon clients at this Ballast: eval "$(ballast env)"')
     .option(...JSON_OPTION)
     .action(async (options: JsonOption, command: Command) => printEnvironment(await homeOf(command), options));
+
+  addSettings(program.command('trust'), ['dataDir'])
+    .description("make this machine trust Ballast's certificates (needs root)")
+    .option('--undo', 'no longer', false)
+    .option('--dry-run', 'print the commands and run none', false)
+    .action(async (options: TrustOptions, command: Command) => {
+      const { trust } = await import('./trust.ts');
+      setExitCode(await trust(await homeOf(command), options));
+    });
 
   addKeys(program.command('keys').description('API keys'));
   addPool(program.command('pool').description('a copy-on-write pool inside a file'));

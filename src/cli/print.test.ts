@@ -1,5 +1,6 @@
+import { spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
-import { CommandError, formatBytes, nameCommands, parseBytes, table } from './print.ts';
+import { CommandError, formatBytes, nameCommands, parseBytes, quote, table } from './print.ts';
 
 test('sizes are read as people write them', () => {
   expect(parseBytes('20G')).toBe(20 * 1024 ** 3);
@@ -39,3 +40,11 @@ test('commands are named as the user can type them', () => {
   );
   expect(named('Ballast starting, ballast keys are kept')).toBe('Ballast starting, ballast keys are kept');
 });
+
+test.each(['plain', 'http://localhost:8080/api/v2', 'it\'s $HOME `id` "x"', '', '/a b/c'])(
+  'the shell reads %j back',
+  (text) => {
+    const { stdout } = spawnSync('sh', ['-c', `printf %s ${quote(text)}`], { encoding: 'utf8' });
+    expect(stdout).toBe(text);
+  },
+);

@@ -6,7 +6,7 @@
  */
 const COMMAND = process.env['BALLAST_COMMAND'] ?? 'ballast';
 const COMMAND_IN_TEXT =
-  /(?<=^|[`'"(]|: {1,4}| {2}|and |or |&& |sudo )ballast (?=(start|status|doctor|env|keys|pool|postgres|catalog|verify)\b)/gm;
+  /(?<=^|[`'"(]|: {1,4}| {2}|and |or |&& |sudo )ballast (?=(start|status|doctor|env|trust|keys|pool|postgres|catalog|verify)\b)/gm;
 
 /** An error whose message is all the user needs. Ends the command with exit code 1 and no stack. */
 export class CommandError extends Error {}
@@ -60,4 +60,9 @@ export function parseBytes(text: string): number {
   if (!match) throw new CommandError(`not a size: "${text}" (write for example 20G)`);
   const power = ['', 'k', 'm', 'g', 't', 'p'].indexOf(match[2]!.toLowerCase());
   return Math.floor(Number(match[1]) * 1024 ** power);
+}
+
+/** For POSIX shells; left bare where nothing needs quoting. */
+export function quote(value: string): string {
+  return /^[\w@%+=:,./-]+$/.test(value) ? value : `'${value.replaceAll("'", `'\\''`)}'`;
 }
