@@ -1,6 +1,7 @@
 /**
- * Four projects, from cheap to dear: `unit` (pure), `pg` (needs Postgres), `contract` (the API against its document),
- * `acceptance` (the built product from outside, with unmodified clients). One alone: `npm test -- --project unit`.
+ * Five projects, from cheap to dear: `unit` (pure), `pg` (needs Postgres), `contract` (the API against its document),
+ * `acceptance` (the built product from outside, with unmodified clients), `conformance` (drivers through the built
+ * product, beside plain Postgres). One alone: `npm test -- --project unit`.
  * At most two files run at a time: each may run several Postgres, and the smallest machine that must do has two cores.
  */
 import { defineConfig } from 'vitest/config';
@@ -51,6 +52,16 @@ export default defineConfig({
           name: 'acceptance',
           include: ['test/acceptance/**/*.test.ts'],
           globalSetup: ['./scripts/built.mjs'],
+          testTimeout: 180 * SECOND,
+          hookTimeout: 180 * SECOND,
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'conformance',
+          include: ['test/conformance/**/*.test.ts'],
+          globalSetup: ['./scripts/built.mjs', './test/support/installation.ts'],
           testTimeout: 180 * SECOND,
           hookTimeout: 180 * SECOND,
         },

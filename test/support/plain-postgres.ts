@@ -32,6 +32,8 @@ export function plainMajors(): number[] {
 export async function startPlainPostgres(
   major = BUNDLED_MAJOR,
   settings: Record<string, string> = {},
+  /** Names the socket; TCP takes listen_addresses besides. */
+  { port = 5432 }: { port?: number } = {},
 ): Promise<PlainPostgres> {
   const home = await mkdtemp(path.join(os.tmpdir(), 'ballast-plain-'));
   const data = path.join(home, 'data');
@@ -60,6 +62,7 @@ export async function startPlainPostgres(
   await appendFile(path.join(data, 'pg_hba.conf'), 'local replication all scram-sha-256\n');
   const all: Record<string, string> = {
     listen_addresses: '',
+    port: String(port),
     unix_socket_directories: home,
     fsync: 'off',
     shared_buffers: '32MB',
@@ -78,11 +81,11 @@ export async function startPlainPostgres(
   return {
     major,
     socketDirectory: home,
-    socketPath: path.join(home, '.s.PGSQL.5432'),
+    socketPath: path.join(home, `.s.PGSQL.${port}`),
     query: async <Row extends pg.QueryResultRow>(text: string, database = 'postgres') => {
       const client = new pg.Client({
         host: home,
-        port: 5432,
+        port,
         database,
         user: 'postgres',
         password: 'postgres',

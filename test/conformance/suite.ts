@@ -1,0 +1,112 @@
+/**
+ * Runs the one list of behaviours with a driver through each of its paths. What is expected is taken in the same run,
+ * from the same driver on a direct connection to plain Postgres of the same build.
+ */
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { BEHAVIOURS } from './behaviours/all.ts';
+import type { Behaviour } from './behaviours/behaviour.ts';
+import { DIFFERENCES, compare, differenceOf } from './differences.ts';
+import { configOf } from './drivers/pg.ts';
+import { observation } from './observe.ts';
+import { startEnds, type Ends, type Target } from './paths.ts';
+import { settle, type Driver, type Session } from './session.ts';
+
+const BOOT_TIMEOUT_MS = 240_000;
+
+export function conform(driver: Driver): void {
+  const missing = driver.missing === undefined ? '' : ` (skipped: ${driver.missing})`;
+  describe.skipIf(driver.missing !== undefined)(`${driver.name}${missing}`, () => {
+    let ends: Ends;
+    let admins: ReturnType<typeof createAdmins>;
+    const references = new Map<string, Promise<unknown>>();
+
+    beforeAll(async () => {
+      ends = await startEnds();
+      admins = createAdmins(ends);
+      await driver.start?.();
+    }, BOOT_TIMEOUT_MS);
+
+    afterAll(async () => {
+      await driver.stop?.();
+      await admins?.end();
+      await ends?.stop();
+    }, BOOT_TIMEOUT_MS);
+
+    const look = async (behaviour: Behaviour, target: Target) =>
+      observe(driver, behaviour, target, await admins.prepare(target, behaviour.setup));
+    const reference = (behaviour: Behaviour) => {
+      const known = references.get(behaviour.name) ?? look(behaviour, ends.plain);
+      references.set(behaviour.name, known);
+      return known;
+    };
+
+    for (const path of driver.paths) {
+      const can = new Set(driver.can(path));
+      describe(`path ${path}`, () => {
+        for (const behaviour of BEHAVIOURS.filter(({ needs = [] }) => needs.every((each) => can.has(each)))) {
+          const difference = differenceOf(driver.name, path, behaviour.name);
+          const note = difference === undefined ? '' : `: differs (${difference.reason})`;
+          test(`${behaviour.name}${note}`, async () => {
+            const expected = await reference(behaviour);
+            compare(await look(behaviour, ends.ballast[path]), expected, difference);
+          });
+        }
+      });
+    }
+
+    test('every difference on the list is one of a behaviour', () => {
+      const names = new Set(BEHAVIOURS.map(({ name }) => name));
+      expect(DIFFERENCES.filter(({ behaviour }) => !names.has(behaviour))).toEqual([]);
+    });
+  });
+}
+
+async function observe(driver: Driver, behaviour: Behaviour, target: Target, admin: pg.Client): Promise<unknown> {
+  const sessions: Session[] = [];
+  try {
+    return await behaviour.run({
+      target,
+      admin,
+      open: async (options) => {
+        const session = await driver.open(target, options);
+        sessions.push(session);
+        return session;
+      },
+      seen: async (work) => {
+        const settled = await settle(work);
+        return 'error' in settled ? { failed: observation(settled.error) } : observation(settled.answer);
+      },
+    });
+  } finally {
+    await Promise.allSettled(sessions.map((session) => session.close()));
+  }
+}
+
+/** One session per server, beside those of the driver, which sees to the tables of a behaviour. */
+function createAdmins(ends: Ends) {
+  const admins = new Map<Target, Promise<{ client: pg.Client; used: boolean }>>();
+  const connect = async (target: Target) => {
+    const client = new pg.Client(configOf(target, { applicationName: 'conform-admin' }));
+    client.on('error', () => {});
+    await client.connect();
+    await client.query('set synchronous_commit to off; create schema conform');
+    return { client, used: false };
+  };
+  return {
+    /** The schema of the behaviours is empty but for what `setup` makes. */
+    async prepare(target: Target, setup: string | undefined): Promise<pg.Client> {
+      const direct = ends.direct(target);
+      const connecting = admins.get(direct) ?? connect(direct);
+      admins.set(direct, connecting);
+      const admin = await connecting;
+      if (admin.used) await admin.client.query('drop schema if exists conform cascade; create schema conform');
+      admin.used = setup !== undefined;
+      if (setup !== undefined) await admin.client.query(setup);
+      return admin.client;
+    },
+    async end(): Promise<void> {
+      for (const admin of admins.values()) await admin.then(({ client }) => client.end()).catch(() => {});
+    },
+  };
+}
