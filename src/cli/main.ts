@@ -7,7 +7,9 @@ import { ConfigError } from '../config.ts';
 import { locateHome } from '../home-prepare.ts';
 import { AppError } from '../lib/errors.ts';
 import { runDoctor } from './doctor.ts';
+import { DRIVERS } from './env-drivers.ts';
 import { printEnvironment } from './env.ts';
+import type { EnvOptions } from './env.ts';
 import { createKey, listKeys, revokeKey } from './keys.ts';
 import { createPool, mountPool, removePool } from './pool.ts';
 import type { PoolCreateOptions } from './pool.ts';
@@ -57,8 +59,9 @@ function buildProgram(setExitCode: (code: number) => void): Command {
 
   addSettings(program.command('env'), ['dataDir'])
     .description('shell lines that point Neon clients at this Ballast: eval "$(ballast env)"')
+    .option('--driver <name>', `what this one needs: ${DRIVERS.join(', ')}`)
     .option(...JSON_OPTION)
-    .action(async (options: JsonOption, command: Command) => printEnvironment(await homeOf(command), options));
+    .action(async (options: EnvOptions, command: Command) => printEnvironment(await homeOf(command), options));
 
   addSettings(program.command('trust'), ['dataDir'])
     .description("make this machine trust Ballast's certificates (needs root)")
