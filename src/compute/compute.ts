@@ -7,6 +7,7 @@ import type { Logger } from '../lib/log.ts';
 import type { ServerProcess } from '../postgres/server.ts';
 import { isServerOf, stopServer } from '../postgres/server.ts';
 import { ActivityTracker, pollActivity } from './activity.ts';
+import { claimsKey } from './claims-key.ts';
 import type { Places } from './places.ts';
 import { removePlaces } from './places.ts';
 import { Sessions } from './sessions.ts';
@@ -31,25 +32,35 @@ export interface ComputeParts {
 }
 
 export class Compute {
-  readonly spec: ComputeSpec;
   readonly address: ComputeAddress;
   readonly sessions: Sessions;
   readonly tracker: ActivityTracker;
   /** Resolves when the server is gone, however that came about. */
   readonly exited: Promise<void>;
   readonly #parts: ComputeParts;
+  #spec: ComputeSpec;
   #stopRequested = false;
   #gone = false;
 
   constructor(parts: ComputeParts) {
     this.#parts = parts;
-    this.spec = parts.spec;
-    this.address = { socketDirectory: parts.socketDirectory, port: PORT };
+    this.#spec = parts.spec;
+    const { socketDirectory, secret } = parts;
+    this.address = { socketDirectory, port: PORT, claimsKey: claimsKey(secret, socketDirectory) };
     this.sessions = new Sessions({ ...this.address, secret: parts.secret, major: parts.spec.pgVersion });
     this.tracker = new ActivityTracker(parts.nowMs);
     this.exited = parts.server.exited.then(() => {
       this.#gone = true;
     });
+  }
+
+  get spec(): ComputeSpec {
+    return this.#spec;
+  }
+
+  /** What can change while it runs. */
+  noteJwtRoles(jwtRoles: readonly string[]): void {
+    this.#spec = { ...this.#spec, jwtRoles };
   }
 
   /** Neither stopping nor gone, as far as anybody has noticed. */
@@ -73,7 +84,8 @@ export class Compute {
   /** Ends the server, gently first, and removes what belongs to this run. Resolves when it is gone; may be called twice. */
   async stop(): Promise<void> {
     this.#stopRequested = true;
-    const { server, dataDirectory, logger, spec, places, fastStopWithinMs } = this.#parts;
+    const { server, dataDirectory, logger, places, fastStopWithinMs } = this.#parts;
+    const { spec } = this;
     await this.sessions.close();
     // A pid that is not ours any more must not be sent a signal.
     if (await this.isAlive()) {

@@ -25,6 +25,7 @@ function input(spec: Partial<ComputeSpec> = {}, overrides: Partial<Configuration
     phase: 'running',
     subscriptionWorkers: true,
     recoveryTimelineId: null,
+    jwt: { key: Buffer.alloc(32, 1), user: 'me' },
     ...overrides,
   };
 }

@@ -7,6 +7,7 @@
  */
 import { AppError } from '../lib/errors.ts';
 import { isPreloadLibrary } from '../postgres/extensions.ts';
+import { CLAIMS_FILE, claimsFile } from './claims-key.ts';
 import type { ComputeSpec } from './types.ts';
 
 export interface ConfigurationInput {
@@ -22,8 +23,17 @@ export interface ConfigurationInput {
   standby?: StandbyInput;
   /** Which timeline id recovery follows; null: that of the data directory. */
   recoveryTimelineId: number | null;
+  jwt: JwtInput;
   /** False keeps the launcher of subscription workers away, for clones that may hold somebody else's subscriptions. */
   subscriptionWorkers: boolean;
+}
+
+/** What it takes to let Ballast in as roles that JWTs stand for, and to believe what it says about a JWT. */
+export interface JwtInput {
+  /** See claims-key.ts. */
+  key: Buffer;
+  /** The operating-system user that Ballast runs as; undefined where it has no name. */
+  user: string | undefined;
 }
 
 export interface StandbyInput {
@@ -234,22 +244,42 @@ function settingLine([name, value]: [string, string]): string {
   return `${name} = '${value.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`;
 }
 
+const JWT_MAP = 'ballast';
+
 /**
  * One way in: the Unix socket, with a secret. Physical replication is for replication-relay.ts, which logs in as
- * cloud_admin, and closed to everybody else; the proxy filters the logical kind.
+ * cloud_admin, and closed to everybody else; the proxy filters the logical kind. Roles that JWTs stand for need no
+ * password from Ballast's own user: the proxy has checked the JWT, or the password.
  */
-export function pgHbaConf(): string {
+function pgHbaConf(jwtRoles: readonly string[], user: string | undefined): string {
   const lines = [
     'local replication cloud_admin scram-sha-256',
     'local replication all reject',
+    ...jwtRoles.map((role) => `local all "${role}" ${user === undefined ? 'trust' : `peer map=${JWT_MAP}`}`),
     'local all all scram-sha-256',
   ];
   return [...lines, ''].join('\n');
 }
 
+/** Names mean themselves inside of quotes, but for these; and nobody logs in as a superuser like this. */
+function isJwtRole(name: string): boolean {
+  return !/["\\\n\r\0]|^[/+@]/.test(name) && !name.startsWith('pg_') && name !== 'cloud_admin';
+}
+
+/** The files that change with the roles of JWTs. pg_session_jwt reads the last one. */
+export function accessFiles({ jwtRoles = [] }: ComputeSpec, { key, user }: JwtInput): Record<string, string> {
+  const roles = jwtRoles.filter(isJwtRole);
+  const mapped = user === undefined ? [] : roles.map((role) => `${JWT_MAP} "${user}" "${role}"`);
+  return {
+    'pg_hba.conf': pgHbaConf(roles, user),
+    'pg_ident.conf': [...mapped, ''].join('\n'),
+    [CLAIMS_FILE]: claimsFile(key, roles),
+  };
+}
+
 /** Files of the configuration directory by name. */
 export function configurationFiles(input: ConfigurationInput): Record<string, string> {
-  return { 'postgresql.conf': postgresqlConf(input), 'pg_hba.conf': pgHbaConf(), 'pg_ident.conf': '' };
+  return { 'postgresql.conf': postgresqlConf(input), ...accessFiles(input.spec, input.jwt) };
 }
 
 /** After `-D <data directory>`. */

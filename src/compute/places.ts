@@ -1,7 +1,7 @@
 /**
  * Where one compute keeps its things outside the data directory, and the record by which it is found again.
  *
- *   <run>/computes/<endpoint id>/    postgresql.conf, pg_hba.conf, pg_ident.conf (readable by the compute's user),
+ *   <run>/computes/<endpoint id>/    postgresql.conf, pg_hba.conf, pg_ident.conf, jwt.json (readable by the compute's user),
  *                                    record.json (Ballast's alone); written before Postgres starts
  *   <sockets>/<endpoint id>/         where Postgres makes its socket
  *   <sockets>/<96 random bits>/      the same directory, renamed once Postgres is up
@@ -66,11 +66,14 @@ export async function writeConfiguration(
   await Promise.all(
     Object.entries(files).map(async ([name, content]) => {
       const file = path.join(directory, name);
-      await writeFile(file, content, { mode: 0o600 });
+      // A running compute may be reading the one that is there.
+      const temporary = `${file}.tmp`;
+      await writeFile(temporary, content, { mode: 0o600 });
       if (owner) {
-        await chown(file, 0, owner.gid);
-        await chmod(file, 0o640);
+        await chown(temporary, 0, owner.gid);
+        await chmod(temporary, 0o640);
       }
+      await rename(temporary, file);
     }),
   );
 }

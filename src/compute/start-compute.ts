@@ -7,6 +7,7 @@
  * Killed anywhere in between, the next start does the same again.
  */
 import { access, rename, stat } from 'node:fs/promises';
+import os from 'node:os';
 import path from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import type { Home } from '../home.ts';
@@ -20,8 +21,9 @@ import type { Installations, PostgresInstallation } from '../postgres/types.ts';
 import { archiveCommand } from '../storage/archive.ts';
 import type { Storage, TimelineRecord } from '../storage/types.ts';
 import { Compute, LOG_LIMIT_BYTES } from './compute.ts';
-import type { ConfigurationInput } from './configuration.ts';
-import { configurationFiles, serverArguments, subscriptionsPossible } from './configuration.ts';
+import { claimsKey } from './claims-key.ts';
+import type { ConfigurationInput, JwtInput } from './configuration.ts';
+import { accessFiles, configurationFiles, serverArguments, subscriptionsPossible } from './configuration.ts';
 import type { ComputeRecord } from './places.ts';
 import {
   newSocketDirectory,
@@ -157,7 +159,12 @@ async function firstStart(
   try {
     await Promise.all([
       compute.sessions.inPostgres(assertNoHostRoles),
-      replays && configure(context, spec, installation, { ...RUNNING, subscriptionWorkers, recoveryTimelineId }),
+      replays &&
+        configure(context, spec, installation, compute.socketDirectory, {
+          ...RUNNING,
+          subscriptionWorkers,
+          recoveryTimelineId,
+        }),
     ]);
     if (timeline.suspectSubscriptions) await dropInheritedSubscriptions(compute.sessions);
     if (replays) await compute.sessions.inPostgres(syncFromNowOn);
@@ -197,7 +204,7 @@ async function launch(
   await stopStray(dataDirectory, logger);
   try {
     await Promise.all([
-      configure(context, spec, installation, phase),
+      configure(context, spec, installation, socketDirectory, phase),
       openSocketDirectory(places.openSocketDirectory, spec.owner),
       rotateLog(places.log),
       writeRecord(places, recordOf(context, spec, socketDirectory, false)),
@@ -243,6 +250,7 @@ async function configure(
   context: StartContext,
   spec: ComputeSpec,
   installation: PostgresInstallation,
+  socketDirectory: string,
   phase: Phase,
 ): Promise<void> {
   const places = placesOf(context.home, spec.endpointId);
@@ -253,8 +261,37 @@ async function configure(
     socketDirectory: places.openSocketDirectory,
     archiveCommand: archiveCommand(context.storage.walDirectory(spec.timeline)),
     hostMemoryBytes: context.hostMemoryBytes,
+    jwt: await jwtInput(context, socketDirectory),
   });
   await writeConfiguration(places.configuration, files, spec.owner);
+}
+
+async function jwtInput(context: StartContext, socketDirectory: string): Promise<JwtInput> {
+  return { key: claimsKey(await context.secret(), socketDirectory), user: userName() };
+}
+
+/** Some machines run programs as users that have no name. */
+function userName(): string | undefined {
+  try {
+    return os.userInfo().username;
+  } catch {
+    return undefined;
+  }
+}
+
+/** A running compute takes them as they are now; logins that are under way may still meet those before. */
+export async function changeJwtRoles(
+  context: StartContext,
+  compute: Compute,
+  jwtRoles: readonly string[],
+): Promise<void> {
+  const spec = { ...compute.spec, jwtRoles };
+  const places = placesOf(context.home, spec.endpointId);
+  const files = accessFiles(spec, await jwtInput(context, compute.socketDirectory));
+  await writeConfiguration(places.configuration, files, spec.owner);
+  await compute.sessions.inPostgres((session) => session.query('SELECT pg_catalog.pg_reload_conf()'));
+  await writeRecord(places, recordOf(context, spec, compute.socketDirectory, true));
+  compute.noteJwtRoles(jwtRoles);
 }
 
 /** Distributions ship the contrib libraries apart from the server, which does not start when one of the list is missing. */

@@ -284,12 +284,15 @@ describe('while it runs', () => {
     const pid = (await value(client, 'select pg_backend_pid()')) as number;
     process.kill(pid, 'SIGKILL');
     await expect
-      .poll(async () => {
-        const again = await connectAs(address, 'alice').catch(() => undefined);
-        const answer = again && (await value(again, 'select 1'));
-        await again?.end();
-        return answer;
-      })
+      .poll(
+        async () => {
+          const again = await connectAs(address, 'alice').catch(() => undefined);
+          const answer = again && (await value(again, 'select 1'));
+          await again?.end();
+          return answer;
+        },
+        { timeout: 60_000 },
+      )
       .toBe(1);
   });
 

@@ -26,7 +26,7 @@ import { readRolesAndDatabases } from './roles-and-databases.ts';
 import { sandboxLauncher } from './sandbox.ts';
 import { createReplicationRelay } from './replication-relay.ts';
 import type { StartContext } from './start-compute.ts';
-import { startCompute } from './start-compute.ts';
+import { changeJwtRoles, startCompute } from './start-compute.ts';
 import type { ComputeAddress, ComputeChange, ComputeSpec, StandbySpec, Supervisor } from './types.ts';
 
 export interface SupervisorOptions {
@@ -145,6 +145,10 @@ async function start(state: State, spec: ComputeSpec, given: readonly ComputeCha
   const current = running(state, spec.endpointId);
   if (current && isSameSpec(current.spec, spec) && (await current.isAlive())) {
     await applyChanges(current.sessions, changes);
+    const jwtRoles = spec.jwtRoles ?? [];
+    if (!isDeepStrictEqual(current.spec.jwtRoles ?? [], jwtRoles)) {
+      await changeJwtRoles(state.context, current, jwtRoles);
+    }
     current.tracker.noteUse();
     return current.address;
   }
@@ -200,9 +204,12 @@ async function removeStandby(state: State, spec: ComputeSpec): Promise<void> {
   await state.context.storage.deleteTimeline(spec.timeline);
 }
 
-/** As they are written down: an adopted compute's spec comes from its record, where what is undefined is left out. */
+/**
+ * As they are written down: an adopted compute's spec comes from its record, where what is undefined is left out. Roles
+ * of JWTs change while it runs.
+ */
 function isSameSpec(a: ComputeSpec, b: ComputeSpec): boolean {
-  const written = (spec: ComputeSpec): unknown => JSON.parse(JSON.stringify(spec));
+  const written = (spec: ComputeSpec): unknown => JSON.parse(JSON.stringify({ ...spec, jwtRoles: undefined }));
   return isDeepStrictEqual(written(a), written(b));
 }
 

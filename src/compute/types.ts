@@ -46,6 +46,8 @@ export interface ComputeAddress {
   /** Directory of the Unix socket; the file is `.s.PGSQL.5432`. */
   socketDirectory: string;
   port: number;
+  /** Signs claims of JWTs; see claims-key.ts. */
+  claimsKey?: Buffer;
 }
 
 /** A pending change inside Postgres, each idempotent. Applied in the order given. */

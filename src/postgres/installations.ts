@@ -15,6 +15,7 @@ import { run } from '../lib/child-process.ts';
 import { AppError } from '../lib/errors.ts';
 import type { Logger } from '../lib/log.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
+import { placeSessionJwt } from './session-jwt.ts';
 import { makeInstallationTree } from './tree.ts';
 import type { InstallationLayout } from './tree.ts';
 import type { Installations, InstallationSource, PostgresInstallation } from './types.ts';
@@ -84,6 +85,8 @@ async function makePrivate(options: InstallationsOptions, candidate: Candidate):
   const { major, version, source, build, layout } = candidate;
   const root = path.join(options.home.postgres, `${major}-${build}`);
   const tree = await makeInstallationTree(layout, root, (extensions) => options.prepareExtensions(extensions, major));
+  const extensionDirectory = path.join(tree.shareDirectory, 'extension');
+  await placeSessionJwt(extensionDirectory);
   if (tree.made) options.logger.info({ major, version, source }, 'made a private Postgres installation');
   return {
     major,
@@ -92,7 +95,7 @@ async function makePrivate(options: InstallationsOptions, candidate: Candidate):
     build,
     postgres: path.join(tree.binDirectory, 'postgres'),
     initdb: path.join(tree.binDirectory, 'initdb'),
-    extensionDirectory: path.join(tree.shareDirectory, 'extension'),
+    extensionDirectory,
     env: tree.libraryPath === undefined ? {} : { LD_LIBRARY_PATH: tree.libraryPath },
   };
 }

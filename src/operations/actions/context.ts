@@ -63,6 +63,7 @@ export function computeSpec(
     pgSettings: texts(work.settings['pg_settings']),
     preloadLibraries: [...new Set([...defaults, ...names(preload['enabled_libraries'])])],
     logicalReplication: work.projectSettings['enable_logical_replication'] === true,
+    jwtRoles: work.jwtRoles,
   };
 }
 
