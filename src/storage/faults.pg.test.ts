@@ -4,44 +4,88 @@
  */
 import { mkdir, open, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { PROJECT, makeEngine, ref } from '../../test/support/engine.ts';
 import type { Engine } from '../../test/support/engine.ts';
 import { makePool, missingFor } from '../../test/support/pool.ts';
 import type { TestPool } from '../../test/support/pool.ts';
 import { durable } from '../lib/durable.ts';
-import type { Durable } from '../lib/durable.ts';
+import type { Durable, SyncStep } from '../lib/durable.ts';
 import { fragmentation } from './size.ts';
 import { EXTENT_BUDGET } from './rest-work.ts';
 
 const missing = missingFor('xfs');
 
-/** Fails at the n-th sync from when it is armed. */
-function failing(): { files: Durable; arm: (at: number) => void; reached: () => boolean } {
-  let left = Number.POSITIVE_INFINITY;
-  const step = async () => {
-    left -= 1;
-    if (left === 0) throw new Error('simulated crash');
+/** What making a timeline and keeping its history sync, but for the contents of a copy. */
+const OTHER_STEPS: SyncStep[] = ['base', 'timeline-directory', 'timeline-record'];
+/** A pool that copies syncs a thousand files one by one, and their directories: about every so-manieth is tried. */
+const SAMPLED = { 'written-file': 300, 'cloned-directory': 15 } as const;
+const SEED = 20_261_128;
+const COPYING_TIMEOUT_MS = 600_000;
+
+/** Happens once: at the n-th sync from when it is armed, or at the n-th of a step. */
+interface Fault {
+  at: number;
+  step: SyncStep | undefined;
+}
+
+function failing() {
+  let armed: Fault | undefined;
+  let passed = 0;
+  const pass = async (step: SyncStep) => {
+    if (armed?.step !== undefined && armed.step !== step) return;
+    passed += 1;
+    if (passed === armed?.at) throw new Error('simulated crash');
+  };
+  const files: Durable = {
+    file: async (step, file) => pass(step).then(() => durable.file(step, file)),
+    directory: async (step, directory) => pass(step).then(() => durable.directory(step, directory)),
+    commit: async (step, work) => pass(step).then(() => durable.commit(step, work)),
   };
   return {
-    files: {
-      file: async (name, file) => step().then(() => durable.file(name, file)),
-      directory: async (name, directory) => step().then(() => durable.directory(name, directory)),
-      commit: async (name, work) => step().then(() => durable.commit(name, work)),
+    files,
+    arm(fault: Fault) {
+      armed = fault;
+      passed = 0;
     },
-    arm: (at) => (left = at),
-    reached: () => left <= 0,
+    /** True: the fault has happened. */
+    disarm() {
+      const reached = armed !== undefined && passed >= armed.at;
+      armed = undefined;
+      return reached;
+    },
   };
+}
+
+/**
+ * Runs `work` with one fault after the other until there are no more syncs to fail: at every sync; where the pool
+ * copies, at a sample of those of the copy and every other. `work` answers whether its fault happened.
+ */
+async function withEachFault(copies: boolean, work: (fault: Fault) => Promise<boolean>): Promise<void> {
+  const all = async (step?: SyncStep, gaps?: Iterator<number>) => {
+    let at = 0;
+    do at += gaps?.next().value ?? 1;
+    while (await work({ at, step }));
+  };
+  if (!copies) return all();
+  for (const step of OTHER_STEPS) await all(step);
+  for (const step of ['written-file', 'cloned-directory'] as const) {
+    const gap = fc.noBias(fc.integer({ min: 1, max: 2 * SAMPLED[step] }));
+    await all(step, fc.sample(gap, { seed: SEED, numRuns: 1000 }).values());
+  }
 }
 
 describe('on any file system', () => {
   let pool: TestPool;
   let engine: Engine;
+  let copies: boolean;
   const fault = failing();
 
   beforeAll(async () => {
     pool = await makePool(missing === '' ? 'xfs' : 'plain');
     engine = await makeEngine({ pool: pool.directory, storage: { durable: fault.files } });
+    copies = (await engine.storage.poolStatus()).cloneMode === 'copy';
     await engine.root('main');
     await engine.start('main');
     await engine.sql('main', 'create table public.notes as select generate_series(1, 100) as n');
@@ -55,78 +99,85 @@ describe('on any file system', () => {
     'a failure at any sync of branching a %s parent leaves nothing half visible',
     async (state) => {
       if (state === 'suspended') await engine.stop('main');
-      for (let at = 1; ; at += 1) {
-        fault.arm(at);
+      await withEachFault(copies, async (each) => {
+        fault.arm(each);
         const outcome = await engine.child('child', 'main').then(
           () => 'made',
           (error: unknown) => String(error),
         );
-        const reached = fault.reached();
-        fault.arm(Number.POSITIVE_INFINITY);
-        if (!reached) {
+        const reached = fault.disarm();
+        if (reached) {
+          expect(outcome).toContain('simulated crash');
+          expect(await engine.storage.readTimeline(ref('child'))).toBeUndefined();
+          expect((await engine.storage.listTimelines()).garbage).toEqual([]);
+        } else {
           expect(outcome).toBe('made');
-          break;
+          await engine.start('child');
+          expect(await engine.sql('child', 'select count(*) from public.notes')).toEqual([['100']]);
+          await engine.stop('child');
+          await engine.storage.deleteTimeline(ref('child'));
         }
-        expect(outcome).toContain('simulated crash');
-        expect(await engine.storage.readTimeline(ref('child'))).toBeUndefined();
-        expect((await engine.storage.listTimelines()).garbage).toEqual([]);
-      }
-      await engine.start('child');
-      expect(await engine.sql('child', 'select count(*) from public.notes')).toEqual([['100']]);
-      await engine.stop('child');
-      await engine.storage.deleteTimeline(ref('child'));
+        return reached;
+      });
     },
+    COPYING_TIMEOUT_MS,
   );
 
-  test('a failure at any sync of keeping and trimming history loses no point of the window', async () => {
-    await engine.start('main');
-    await engine.sql('main', 'create table public.bulk (filler text)');
-    await engine.child('heir', 'main');
-    await engine.start('heir');
-    const [[early]] = (await engine.sql('heir', 'select pg_current_wal_flush_lsn()')) as [[string]];
-    await engine.sql('heir', 'delete from public.notes');
-    let [past, rows] = ['', 0];
-    const keepAndTrim = async () => {
-      // More than a base serves for: the next child of the running parent makes another.
-      await engine.sql(
-        'main',
-        `insert into public.bulk select repeat(md5(n::text), 20) from generate_series(1, 30000) n`,
-      );
-      await engine.child('passing', 'main');
-      await engine.storage.deleteTimeline(ref('passing'));
-      past = (await engine.sql('main', 'select pg_current_wal_flush_lsn()'))[0]![0]!;
-      rows = Number((await engine.sql('main', 'select count(*) from public.bulk'))[0]![0]);
-      await engine.storage.trimHistory(ref('main'), { startMs: Date.now(), pinned: [past] });
-    };
-    const holds = async (timelineId: string, from: string, lsn: string, question: string) => {
-      await engine.child(timelineId, from, lsn);
-      await engine.start(timelineId);
-      const [[count]] = (await engine.sql(timelineId, question)) as [[string]];
-      await engine.stop(timelineId);
-      await engine.storage.deleteTimeline(ref(timelineId));
-      return Number(count);
-    };
-    for (let at = 1; ; at += 1) {
-      fault.arm(at);
-      const outcome = await keepAndTrim().then(
-        () => 'kept',
-        (error: unknown) => String(error),
-      );
-      const reached = fault.reached();
-      fault.arm(Number.POSITIVE_INFINITY);
-      if (reached) await engine.storage.deleteTimeline(ref('passing'));
-      else expect(outcome).toBe('kept');
-      if (past !== '') expect(await holds('probe', 'main', past, 'select count(*) from public.bulk')).toBe(rows);
-      expect(await holds('probe', 'heir', early, 'select count(*) from public.notes')).toBe(100);
-      // What was on its way out is swept at the next start.
-      await engine.storage.removeGarbage((await engine.storage.listTimelines()).garbage);
-      if (!reached) break;
-    }
-    expect((await engine.storage.listTimelines()).garbage).toEqual([]);
-    await engine.stop('heir');
-    await engine.storage.deleteTimeline(ref('heir'));
-    await engine.stop('main');
-  });
+  test(
+    'a failure at any sync of keeping and trimming history loses no point of the window',
+    async () => {
+      await engine.start('main');
+      await engine.sql('main', 'create table public.bulk (filler text)');
+      await engine.child('heir', 'main');
+      await engine.start('heir');
+      const [[early]] = (await engine.sql('heir', 'select pg_current_wal_flush_lsn()')) as [[string]];
+      await engine.sql('heir', 'delete from public.notes');
+      let [past, rows] = ['', 0];
+      let written = 30_000;
+      const keepAndTrim = async () => {
+        // More than a base serves for: the next child of the running parent makes another.
+        written += 1;
+        await engine.sql('main', 'truncate public.bulk');
+        await engine.sql(
+          'main',
+          `insert into public.bulk select repeat(md5(n::text), 20) from generate_series(1, ${written}) n`,
+        );
+        await engine.child('passing', 'main');
+        await engine.storage.deleteTimeline(ref('passing'));
+        past = (await engine.sql('main', 'select pg_current_wal_flush_lsn()'))[0]![0]!;
+        rows = Number((await engine.sql('main', 'select count(*) from public.bulk'))[0]![0]);
+        await engine.storage.trimHistory(ref('main'), { startMs: Date.now(), pinned: [past] });
+      };
+      const holds = async (timelineId: string, from: string, lsn: string, question: string) => {
+        await engine.child(timelineId, from, lsn);
+        await engine.start(timelineId);
+        const [[count]] = (await engine.sql(timelineId, question)) as [[string]];
+        await engine.stop(timelineId);
+        await engine.storage.deleteTimeline(ref(timelineId));
+        return Number(count);
+      };
+      await withEachFault(copies, async (each) => {
+        fault.arm(each);
+        const outcome = await keepAndTrim().then(
+          () => 'kept',
+          (error: unknown) => String(error),
+        );
+        const reached = fault.disarm();
+        if (reached) await engine.storage.deleteTimeline(ref('passing'));
+        else expect(outcome).toBe('kept');
+        if (past !== '') expect(await holds('probe', 'main', past, 'select count(*) from public.bulk')).toBe(rows);
+        expect(await holds('probe', 'heir', early, 'select count(*) from public.notes')).toBe(100);
+        // What was on its way out is swept at the next start.
+        await engine.storage.removeGarbage((await engine.storage.listTimelines()).garbage);
+        return reached;
+      });
+      expect((await engine.storage.listTimelines()).garbage).toEqual([]);
+      await engine.stop('heir');
+      await engine.storage.deleteTimeline(ref('heir'));
+      await engine.stop('main');
+    },
+    COPYING_TIMEOUT_MS,
+  );
 
   test('what a crash left behind is garbage, and a new try does not trip over it', async () => {
     const leftover = path.join(pool.directory, PROJECT, 'again');

@@ -192,7 +192,7 @@ describe.each(KINDS.map((kind) => ({ kind, missing: missingFor(kind) })))(
 
     testHere('what is older than the window goes, what is younger stays, children keep their beginnings', async () => {
       const walOf = async (id: string) =>
-        (await readdir(engine.storage.walDirectory(ref(id)))).filter((n) => n.length === 24);
+        (await readdir(engine.storage.walDirectory(ref(id)))).filter((n) => n.length === 24).toSorted();
       const basesOf = async (id: string) =>
         readdir(path.join(path.dirname(engine.storage.walDirectory(ref(id))), 'bases'));
       await engine.child('kept', 'main');
@@ -208,14 +208,15 @@ describe.each(KINDS.map((kind) => ({ kind, missing: missingFor(kind) })))(
       const boundary = nowMs + 1;
       expect(await basesOf('main')).not.toEqual([]);
       await write('main', 2, 12 * MIB);
-      const before = (await walOf('main')).length;
+      const before = await walOf('main');
       nowMs += 2 * 24 * 3_600_000;
       await engine.storage.trimHistory(ref('main'), { startMs: boundary, pinned: [old.lsn] });
       await expectExactByLsn('main', old);
       await engine.storage.trimHistory(ref('main'), { startMs: boundary, pinned: [] });
       if ((await engine.storage.poolStatus()).cloneMode === 'copy') {
         // There the child holds on to its parent's history instead of having a copy of its own.
-        expect((await walOf('main')).length).toBe(before);
+        // Postgres may be archiving the newest still.
+        expect(await walOf('main')).toEqual(expect.arrayContaining(before));
         await engine.stop('kept');
         for (const id of ['rest', 'live', 'kept', 'grandchild']) {
           await engine.stop(id);
@@ -225,7 +226,7 @@ describe.each(KINDS.map((kind) => ({ kind, missing: missingFor(kind) })))(
       } else {
         await expectExactByLsn('kept', keptEntry!);
       }
-      expect((await walOf('main')).length).toBeLessThan(before);
+      expect(await walOf('main')).not.toContain(before[0]);
       await expect(engine.child('too-old', 'main', old.lsn)).rejects.toThrow('outside of the history');
       await expectExactByLsn('main', ledgers.get('main')!.at(-2)!);
       await expectExactByLsn('main', ledgers.get('main')!.at(-1)!);

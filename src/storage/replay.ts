@@ -29,12 +29,12 @@ export async function findReplay(
   lsn: bigint | undefined,
 ): Promise<Replayed> {
   const { layout, record, live } = parent;
-  const attempt = async () => {
+  const attempt = async (nearBy: boolean) => {
     const point = lsn ?? (await flushedLsn(live!));
-    const notBefore = lsn === undefined ? nearEnough(point) : undefined;
+    const notBefore = nearBy ? nearEnough(point) : undefined;
     return replayTo(context, parent, target.pgdata, owner, { point, notBefore });
   };
-  const first = await attempt();
+  const first = await attempt(lsn === undefined);
   if (first) return first;
   if (lsn !== undefined || !live) throw outsideHistory();
   const { timelineId } = await readControlWithRetry(layout.pgdata);
@@ -44,8 +44,9 @@ export async function findReplay(
     if (await pickBase(context, layout, record, { lsn, timelineId, notBefore: nearEnough(lsn) })) return;
     await takeHotBase(context, layout, live, { major: record.pgVersion, owner });
   });
-  const second = await attempt();
-  if (!second) throw new AppError('unavailable', 'the parent branch writes faster than it can be copied; try again');
+  // However much was written while the base was copied, which takes its time where clones are not free: nothing is nearer.
+  const second = await attempt(false);
+  if (!second) throw new AppError('unavailable', 'the history of the parent branch changed meanwhile; try again');
   return second;
 }
 
