@@ -1,8 +1,8 @@
 /**
- * `npm run bench [-- names] [-- --strict]`: every figure of the README, each beside its floor measured in the same run.
+ * `npm run bench [-- names] [--strict] [--quick]`: every figure of the README, each beside its floor measured in the same run.
  *
  * Names: branch (parts: suspended, running, big; as branch.running), create, wake, proxy, api, memory, disk, replica,
- * history (past, restore, snapshot, replay, bytes, depth); none: all.
+ * history (past, restore, snapshot, replay, bytes, depth); none: all. --quick: few rounds, to see that it works.
  * Pools are loop-mounted XFS and btrfs images where root can mount them (BALLAST_BENCH_DIR: use that directory instead).
  * Results also go to bench/results/<time>.json. Exit code 0 unless --strict and a bar is not met.
  */
@@ -18,7 +18,11 @@ const NAMES = ['branch', 'create', 'wake', 'proxy', 'api', 'memory', 'disk', 're
 const IMAGE_BYTES = 24 * 1024 ** 3;
 
 const { values: options, positionals } = parseArgs({
-  options: { strict: { type: 'boolean', default: false }, fs: { type: 'string', multiple: true } },
+  options: {
+    strict: { type: 'boolean', default: false },
+    quick: { type: 'boolean', default: false },
+    fs: { type: 'string', multiple: true },
+  },
   allowPositionals: true,
 });
 const unknown = positionals.filter((name) => !NAMES.includes(name.split('.')[0]));
@@ -57,7 +61,8 @@ async function measureOn(name, figures, fs) {
     product = await bootProduct(pool.directory, ['--default-suspend-timeout', '3600']);
     const subset = (part) =>
       positionals.length === 0 || positionals.includes(name) || positionals.includes(`${name}.${part}`);
-    for await (const figure of figures.measure({ product, pool, subset, skip: (reason) => skipped.push(reason) })) {
+    const skip = (reason) => skipped.push(reason);
+    for await (const figure of figures.measure({ product, pool, subset, skip, quick: options.quick })) {
       results.push(figure);
       printFigure(figure);
     }

@@ -1,148 +1,121 @@
 /**
- * pgbench -S -M prepared through the proxy, through PgBouncer with session pooling, and straight to the compute's Unix
- * socket, in turn, with 8 clients and with 1. Without TLS everywhere: PgBouncer's would be another library's figure.
+ * pgbench -S through the proxy's direct and pooled hosts, through PgBouncer with session and with transaction pooling, and
+ * straight to the compute's Unix socket, in turn: simple and prepared, 1, 8 and 64 clients. Without TLS everywhere.
+ *
+ * Three things of each: transactions per second, what the way adds to the latency of one client, and the processor time
+ * (user and system) of the process in the middle, per transaction.
  */
-import { execFile, spawn } from 'node:child_process';
-import { chownSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
-import path from 'node:path';
-import { setTimeout as pause } from 'node:timers/promises';
-import { promisify } from 'node:util';
-import { computeOf, freePort, openSocketDirectory, query } from '../lib/product.mjs';
+import { hasBouncer, hasPgbench, bouncerPrepares, pgbench, selectOnly, startBouncer } from '../lib/pgbench.mjs';
+import { computeOf, openSocketDirectory, query } from '../lib/product.mjs';
 
-const run = promisify(execFile);
-const ROUNDS = 3;
-const SECONDS = 4;
+const ROUNDS = 4;
+const TRANSACTIONS = 20_000;
 const SCALE = 5;
-const PGBENCH = ['/usr/bin/pgbench', '/usr/local/bin/pgbench'].find((file) => existsSync(file));
-const PGBOUNCER = ['/usr/sbin/pgbouncer', '/usr/bin/pgbouncer'].find((file) => existsSync(file));
+const CLIENTS = [1, 8, 64];
+const MODES = ['simple', 'prepared'];
 
 export const needs = ['xfs'];
 
-export async function* measure({ product, pool, skip }) {
-  if (PGBENCH === undefined || PGBOUNCER === undefined) {
-    skip('proxy: pgbench or pgbouncer is not installed');
+export async function* measure({ product, pool, skip, quick }) {
+  if (!hasPgbench) {
+    skip('proxy: pgbench is not installed');
     return;
   }
+  if (!hasBouncer) skip('proxy: PgBouncer is not installed; the bare socket stands in for it');
   const place = await product.createProject({
     name: 'pgbench',
-    default_endpoint_settings: { suspend_timeout_seconds: -1 },
+    default_endpoint_settings: {
+      suspend_timeout_seconds: -1,
+      autoscaling_limit_min_cu: 1,
+      autoscaling_limit_max_cu: 1,
+    },
   });
   const compute = computeOf(product, place);
   const socketDirectory = openSocketDirectory(product, compute);
-  const direct = { PGHOST: socketDirectory, PGPORT: '5432' };
-  const proxy = { PGHOST: '127.0.0.1', PGPORT: String(product.pgPort), PGOPTIONS: `endpoint=${place.endpointId}` };
-  await pgbench(place, direct, ['-i', '-s', String(SCALE), '-q']);
+  const bare = { env: { PGHOST: socketDirectory, PGPORT: '5432' } };
+  await pgbench(place, bare.env, ['-i', '-s', String(SCALE), '-q']);
   await query(place.uri, 'vacuum analyze');
-  const bouncer = await startBouncer(pool, compute, socketDirectory, place);
+  const bouncer = hasBouncer ? await startBouncer({ product, pool, compute, socketDirectory, place }) : undefined;
+  const host = (endpoint) => ({
+    pid: product.pid,
+    env: { PGHOST: '127.0.0.1', PGPORT: String(product.pgPort), PGOPTIONS: `endpoint=${endpoint}` },
+  });
+  const ways = { bare, direct: host(place.endpointId), pooled: host(`${place.endpointId}-pooler`) };
   try {
-    for (const clients of [8, 1]) {
-      const tps = { proxy: [], bouncer: [], direct: [] };
-      const ways = { bouncer: bouncer.env, proxy, direct };
-      for (let round = 0; round < ROUNDS; round++) {
-        for (const [way, env] of Object.entries(ways)) tps[way].push(await transactionsPerSecond(place, env, clients));
+    for (const mode of MODES) {
+      const peers = bouncer === undefined ? {} : peersFor(bouncer, mode, skip);
+      for (const clients of CLIENTS) {
+        const runs = await inTurns({ ...ways, ...peers }, quick ? 1 : ROUNDS, (way) =>
+          selectOnly(place, way, { clients, transactions: quick ? TRANSACTIONS / 10 : TRANSACTIONS, mode }),
+        );
+        yield* figures(runs, mode, clients);
       }
-      const name = `pgbench -S -M prepared, ${clients} client${clients === 1 ? '' : 's'}, through the proxy`;
-      yield {
-        name,
-        unit: 'tps',
-        samples: tps.proxy,
-        floor: { name: 'PgBouncer, session pooling', samples: tps.bouncer },
-        bar: { atLeast: 0.9, of: 'floor' },
-      };
-      yield {
-        name: `${name}, beside the bare socket`,
-        unit: 'tps',
-        samples: tps.proxy,
-        floor: { name: 'direct', samples: tps.direct },
-      };
     }
   } finally {
-    await bouncer.stop();
+    await bouncer?.stop();
   }
 }
 
-async function pgbench(place, env, args) {
-  const own = {
-    PATH: process.env.PATH,
-    PGUSER: place.role,
-    PGPASSWORD: place.password,
-    PGDATABASE: place.database,
-    PGSSLMODE: 'disable',
-  };
-  const { stdout } = await run(PGBENCH, args, { env: { ...own, ...env } });
-  return stdout;
-}
-
-async function transactionsPerSecond(place, env, clients) {
-  const output = await pgbench(place, env, [
-    '-n',
-    '-S',
-    '-M',
-    'prepared',
-    '-c',
-    String(clients),
-    '-j',
-    '1',
-    '-T',
-    String(SECONDS),
-  ]);
-  const [, tps] = /tps = ([\d.]+) \(without initial/.exec(output);
-  return Number(tps);
-}
-
-/** Runs as the compute's user: as root it would refuse to run, and nobody else may enter the socket's directory. */
-async function startBouncer(pool, compute, socketDirectory, place) {
-  const directory = path.join(pool.directory, 'pgbouncer');
-  mkdirSync(directory, { recursive: true, mode: 0o755 });
-  const port = await freePort();
-  const write = (name, text) => writeFileSync(path.join(directory, name), text, { mode: 0o644 });
-  write('users.txt', `"${place.role}" "${place.password}"\n`);
-  write(
-    'pgbouncer.ini',
-    [
-      '[databases]',
-      `${place.database} = host=${socketDirectory} port=5432 dbname=${place.database} user=${place.role} password=${place.password}`,
-      '[pgbouncer]',
-      'listen_addr = 127.0.0.1',
-      `listen_port = ${port}`,
-      'unix_socket_dir =',
-      'auth_type = scram-sha-256',
-      `auth_file = ${directory}/users.txt`,
-      'pool_mode = session',
-      'max_client_conn = 100',
-      'default_pool_size = 50',
-      'log_connections = 0',
-      'log_disconnections = 0',
-      'ignore_startup_parameters = extra_float_digits,options',
-    ].join('\n'),
+function peersFor(bouncer, mode, skip) {
+  const session = { pid: bouncer.pid, env: bouncer.session };
+  if (mode === 'simple' || bouncerPrepares) {
+    return { session, transaction: { pid: bouncer.pid, env: bouncer.transaction } };
+  }
+  skip(
+    'proxy: PgBouncer before 1.21 cannot prepare with transaction pooling; the pooled host stands beside session pooling',
   );
-  chownSync(directory, compute.uid, compute.uid);
-  const own = process.getuid?.() === 0 ? { uid: compute.uid, gid: compute.uid } : {};
-  const child = spawn(PGBOUNCER, ['-q', path.join(directory, 'pgbouncer.ini')], {
-    stdio: 'ignore',
-    env: { PATH: process.env.PATH },
-    ...own,
-  });
-  const env = { PGHOST: '127.0.0.1', PGPORT: String(port) };
-  for (let attempt = 0; ; attempt++) {
-    if (child.exitCode !== null || attempt > 200) throw new Error(`PgBouncer did not start (${child.exitCode})`);
-    const ready = await transactionsCount(place, env).catch(() => false);
-    if (ready) break;
-    await pause(25);
-  }
-  return {
-    env,
-    async stop() {
-      const ended = new Promise((resolve) => child.once('exit', resolve));
-      child.kill('SIGTERM');
-      await Promise.race([ended, pause(2_000)]);
-      child.kill('SIGKILL');
-      rmSync(directory, { recursive: true, force: true });
-    },
-  };
+  return { session };
 }
 
-async function transactionsCount(place, env) {
-  await pgbench(place, env, ['-n', '-S', '-t', '1']);
-  return true;
+/** Every round begins with another way, so that none always comes first. */
+async function inTurns(ways, rounds, measureOne) {
+  const names = Object.keys(ways);
+  const runs = Object.fromEntries(names.map((name) => [name, []]));
+  for (let round = 0; round < rounds; round++) {
+    for (let turn = 0; turn < names.length; turn++) {
+      const name = names[(round + turn) % names.length];
+      runs[name].push(await measureOne(ways[name]));
+    }
+  }
+  return runs;
+}
+
+function* figures(runs, mode, clients) {
+  const of = (way, what) => runs[way].map((run) => run[what]);
+  for (const [way, wanted, atLeast] of [
+    ['direct', 'session', 1],
+    ['pooled', 'transaction', 0.9],
+  ]) {
+    const peer = [wanted, 'session', 'bare'].find((name) => name in runs);
+    const floor = { bare: 'bare socket' }[peer] ?? `PgBouncer, ${peer} pooling`;
+    const bar = peer === 'bare' ? {} : { bar: { atLeast, of: 'floor' } };
+    const name = `pgbench -S -M ${mode}, ${clients} client${clients === 1 ? '' : 's'}, ${way} host`;
+    yield {
+      name,
+      unit: 'tps',
+      samples: of(way, 'tps'),
+      floor: { name: floor, samples: of(peer, 'tps') },
+      ...bar,
+      note: `bare socket ${of('bare', 'tps').map(Math.round).join(', ')} tps`,
+    };
+    if (peer === 'bare') {
+      yield { name: `${name}: processor time per transaction`, unit: 'us', samples: of(way, 'cpuUs') };
+      continue;
+    }
+    yield {
+      name: `${name}: processor time per transaction`,
+      unit: 'us',
+      samples: of(way, 'cpuUs'),
+      floor: { name: floor, samples: of(peer, 'cpuUs') },
+    };
+    if (clients > 1) continue;
+    const added = (name) => of(name, 'latencyUs').map((us, round) => us - runs.bare[round].latencyUs);
+    yield {
+      name: `${name}: latency added to the bare socket`,
+      unit: 'us',
+      samples: added(way),
+      floor: { name: floor, samples: added(peer) },
+      bar: { atMost: 1, of: 'floor' },
+    };
+  }
 }
