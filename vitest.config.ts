@@ -12,6 +12,8 @@ export default defineConfig({
   test: {
     pool: 'forks',
     maxWorkers: 2,
+    // A condition that is waited for comes late on a busy machine; one second is the default.
+    expect: { poll: { timeout: 60 * SECOND } },
     // CI machines are shared: what fails there runs once more, and the report says that it did.
     retry: process.env['BALLAST_CI'] === '1' ? 1 : 0,
     // Names the tests that were skipped; with BALLAST_CI=1 they count as failures.

@@ -1,12 +1,12 @@
 /**
  * What commands ask of a running Ballast beside the API: `POST /verify?project=…&branch=…`, answered by one line of JSON
- * for each branch as soon as it has been verified. Over a Unix socket that only Ballast's own user may open, and with a
+ * for each branch as soon as it has been verified, and `POST /why-awake?name=…`, one line for each endpoint. Over a Unix socket that only Ballast's own user may open, and with a
  * secret of this start that lies in the data directory, for where computes run as that user, too.
  *
  * A caller that hangs up ends the work that it asked for. One verification at a time.
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
-import { chmod, rm, writeFile } from 'node:fs/promises';
+import { chmod, readFile, rm, writeFile } from 'node:fs/promises';
 import http from 'node:http';
 import path from 'node:path';
 import type { Home } from './home.ts';
@@ -18,6 +18,7 @@ export interface AdminOptions {
   home: Pick<Home, 'sockets' | 'secrets'>;
   logger: Logger;
   verify(which: Which, signal: AbortSignal): AsyncIterable<unknown>;
+  whyAwake(name: string | undefined): Promise<readonly unknown[]>;
 }
 
 export interface AdminServer {
@@ -40,9 +41,21 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
   const server = http.createServer((request, response) => {
     const url = new URL(request.url ?? '/', 'http://localhost');
     if (!isSecret(request.headers.authorization, secret)) return void response.writeHead(401).end();
-    if (request.method !== 'POST' || url.pathname !== '/verify') return void response.writeHead(404).end();
+    const given = (name: string) => url.searchParams.get(name) ?? undefined;
+    const asked = request.method === 'POST' ? url.pathname : undefined;
+    if (asked !== '/verify' && asked !== '/why-awake') return void response.writeHead(404).end();
+    if (asked === '/why-awake') {
+      const facts = async function* () {
+        yield* await options.whyAwake(given('name'));
+      };
+      answer(facts, response, closing.signal).catch((error: unknown) =>
+        logger.warn({ err: error }, 'why-awake could not be answered'),
+      );
+      return;
+    }
     if (running || closing.signal.aborted) return void response.writeHead(409).end();
-    running = answer(options, url.searchParams, response, closing.signal)
+    const which = { project: given('project'), branch: given('branch') };
+    running = answer((signal) => options.verify(which, signal), response, closing.signal)
       .catch((error: unknown) => logger.warn({ err: error }, 'a verification ended early'))
       .finally(() => (running = undefined));
   });
@@ -64,18 +77,16 @@ export async function startAdmin(options: AdminOptions): Promise<AdminServer> {
 }
 
 async function answer(
-  { verify }: AdminOptions,
-  query: URLSearchParams,
+  work: (signal: AbortSignal) => AsyncIterable<unknown>,
   response: http.ServerResponse,
   closing: AbortSignal,
 ): Promise<void> {
   const hungUp = new AbortController();
   response.on('close', () => hungUp.abort());
   const signal = AbortSignal.any([closing, hungUp.signal]);
-  const which = { project: query.get('project') ?? undefined, branch: query.get('branch') ?? undefined };
   response.writeHead(200, { 'content-type': 'application/x-ndjson' }).flushHeaders();
   try {
-    for await (const result of verify(which, signal)) response.write(`${JSON.stringify(result)}\n`);
+    for await (const result of work(signal)) response.write(`${JSON.stringify(result)}\n`);
   } catch (error) {
     const text = closing.aborted ? 'Ballast is stopping' : errorMessage(error);
     response.write(`${JSON.stringify({ error: text } satisfies AdminError)}\n`);
@@ -92,14 +103,21 @@ function isSecret(authorization: string | undefined, secret: string): boolean {
 }
 
 /** Throws AppError 'conflict' when another verification is under way, 'unavailable' when nobody answers. */
-export async function* askAdmin(home: Pick<Home, 'sockets'>, secret: string, which: Which): AsyncGenerator<unknown> {
+export async function* askAdmin(
+  home: Pick<Home, 'sockets' | 'secrets'>,
+  what: 'verify' | 'why-awake',
+  given: Readonly<Record<string, string | undefined>>,
+): AsyncGenerator<unknown> {
+  const secret = await readFile(secretFile(home), 'utf8').catch((cause: unknown) => {
+    throw new AppError('unavailable', `the running Ballast cannot be asked: ${errorMessage(cause)}`, { cause });
+  });
   const query = new URLSearchParams(
-    Object.entries(which).filter((entry): entry is [string, string] => entry[1] !== undefined),
+    Object.entries(given).filter((entry): entry is [string, string] => entry[1] !== undefined),
   );
   const response = await new Promise<http.IncomingMessage>((resolve, reject) => {
     const request = http.request({
       socketPath: socketFile(home),
-      path: `/verify?${query.toString()}`,
+      path: `/${what}?${query.toString()}`,
       method: 'POST',
       headers: { authorization: `Bearer ${secret}` },
     });
@@ -126,6 +144,6 @@ export async function* askAdmin(home: Pick<Home, 'sockets'>, secret: string, whi
   }
 }
 
-export const secretFile = (home: Pick<Home, 'secrets'>): string => path.join(home.secrets, 'admin');
+const secretFile = (home: Pick<Home, 'secrets'>): string => path.join(home.secrets, 'admin');
 
 const socketFile = (home: Pick<Home, 'sockets'>): string => path.join(home.sockets, 'admin');

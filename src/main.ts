@@ -42,6 +42,7 @@ import { createPastComputes, leavingFirst, type PastComputes } from './past-comp
 import { createInstallations } from './postgres/installations.ts';
 import type { Installations } from './postgres/types.ts';
 import { loadCertificates } from './proxy/certificates.ts';
+import { createConnections, type Connections } from './proxy/connections.ts';
 import { createProxy } from './proxy/proxy.ts';
 import { runBackupSchedules } from './reconcilers/backup-schedules.ts';
 import { followRoles } from './reconcilers/follow-roles.ts';
@@ -57,6 +58,7 @@ import { watchSpace } from './reconcilers/watch-space.ts';
 import { createStorage } from './storage/storage.ts';
 import type { FileOwner, PoolStatus, Storage } from './storage/types.ts';
 import { isOfCopy, removeCopies, verifyIn } from './verify.ts';
+import { whyAwake } from './why-awake.ts';
 
 export interface RunningBallast {
   apiPort: number;
@@ -112,6 +114,7 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
   const queue = createQueue({ catalog: catalog.work });
   stops.push({ what: 'queue', run: async () => queue.close() });
   const proxyClosing: Parts['proxyClosing'] = {};
+  const connections = createConnections();
   stops.push({ what: 'proxy connections', run: async () => proxyClosing.done });
   const parts = {
     config,
@@ -126,6 +129,7 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
     queue,
     catalog,
     live,
+    connections,
     proxyClosing,
     logger,
     stops,
@@ -136,6 +140,17 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
     home,
     logger,
     verify: (which, signal) => verifyIn({ home, storage, supervisor }, which, signal),
+    whyAwake: (name) =>
+      whyAwake(
+        {
+          catalog: catalog.work,
+          nodeId,
+          supervisor,
+          clientsOf: (endpointId) => connections.of(endpointId),
+          defaultSuspendTimeoutSeconds: config.defaultSuspendTimeoutSeconds,
+        },
+        name,
+      ),
   });
   stops.push({ what: 'verification', run: () => admin.close() });
   // The first project would otherwise wait for it.
@@ -159,6 +174,7 @@ interface Parts {
   queue: RunnerQueue;
   catalog: Catalogs;
   live: LiveTimelines;
+  connections: Connections;
   /** Clients whose computes stop hear so from Postgres: their connections are waited for after that. */
   proxyClosing: { done?: Promise<void> };
   logger: Logger;
@@ -279,7 +295,11 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
   stops.push({ what: 'background work', run: () => background.close() });
   stops.push({ what: 'operations', run: () => runner.drain(DRAIN_MS) });
   await runner.start();
-  const idle = suspendIdle({ ...common, defaultSuspendTimeoutSeconds: config.defaultSuspendTimeoutSeconds });
+  const idle = suspendIdle({
+    ...common,
+    clientsOf: (endpointId) => parts.connections.of(endpointId),
+    defaultSuspendTimeoutSeconds: config.defaultSuspendTimeoutSeconds,
+  });
   const reconcilers = startReconcilers(
     [
       idle,
@@ -322,6 +342,7 @@ async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<
     tls: certificates,
     domain: config.domain,
     requireTls: config.domain !== 'localhost',
+    connections: parts.connections,
     logger,
   });
   await proxy.listen(config.listen, config.pgPort);

@@ -93,6 +93,16 @@ function buildProgram(setExitCode: (code: number) => void): Command {
       const { verify } = await import('./verify.ts');
       setExitCode(await verify(configOf(command, process.env), { project, branch }, options));
     });
+  addSettings(
+    program.command('why-awake').argument('[name]', 'of an endpoint, branch or project; default: all that are awake'),
+    ['dataDir'],
+  )
+    .description('what keeps computes awake, and how long until they sleep')
+    .option(...JSON_OPTION)
+    .action(async (name: string | undefined, options: JsonOption, command: Command) => {
+      const { whyAwake } = await import('./why-awake.ts');
+      await whyAwake(configOf(command, process.env), name, options);
+    });
   addPostgres(program.command('postgres').description('PostgreSQL majors for projects'));
   return program;
 }

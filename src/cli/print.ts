@@ -6,7 +6,7 @@
  */
 const COMMAND = process.env['BALLAST_COMMAND'] ?? 'ballast';
 const COMMAND_IN_TEXT =
-  /(?<=^|[`'"(]|: {1,4}| {2}|and |or |&& |sudo )ballast (?=(start|status|doctor|env|trust|keys|pool|postgres|catalog|verify)\b)/gm;
+  /(?<=^|[`'"(]|: {1,4}| {2}|and |or |&& |sudo )ballast (?=(start|status|doctor|env|trust|keys|pool|postgres|catalog|verify|why-awake)\b)/gm;
 
 /** An error whose message is all the user needs. Ends the command with exit code 1 and no stack. */
 export class CommandError extends Error {}

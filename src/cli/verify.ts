@@ -1,11 +1,9 @@
 /**
  * `ballast verify`: whether what lies in the pool can be restored and is sound, and how long that takes.
  */
-import { readFile } from 'node:fs/promises';
-import { askAdmin, secretFile } from '../admin.ts';
+import { askAdmin } from '../admin.ts';
 import type { Config } from '../config.ts';
 import { locateHome } from '../home-prepare.ts';
-import { errorMessage } from '../lib/errors.ts';
 import { silentLogger } from '../lib/log.ts';
 import { verifyTimelines, type Verified, type Which } from '../verify.ts';
 import { mountPoolImage } from './pool.ts';
@@ -38,10 +36,7 @@ async function verified(config: Config, which: Which): Promise<AsyncIterable<Ver
     await mountPoolImage(config);
     return verifyTimelines(config, { ...which, logger: silentLogger() });
   }
-  const secret = await readFile(secretFile(home), 'utf8').catch((cause: unknown) => {
-    throw new CommandError(`the running Ballast cannot be asked: ${errorMessage(cause)}`, { cause });
-  });
-  return askAdmin(home, secret, which) as AsyncIterable<Verified>;
+  return askAdmin(home, 'verify', { project: which.project, branch: which.branch }) as AsyncIterable<Verified>;
 }
 
 function row(result: Verified): string[] {

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { ActivityTracker } from './activity.ts';
+import { firstWords } from './first-words.ts';
 
 function tracked() {
   let nowMs = 1000;
@@ -7,7 +8,8 @@ function tracked() {
   return { tracker, pass: (ms: number) => (nowMs += ms) };
 }
 
-const quiet = (quietMs?: number) => ({ busy: false, quietMs, fingerprint: 'f' });
+const facts = { fingerprint: 'f', processes: [], busyCount: 0, idleCount: 0 };
+const quiet = (quietMs?: number) => ({ ...facts, quietMs });
 
 test('nothing is known before the first poll', () => {
   const { tracker } = tracked();
@@ -26,13 +28,13 @@ test('without connections it is asked once more after the last one left, then ne
   tracker.pollEnded(quiet());
   expect(tracker.needsPoll()).toBe(false);
   pass(70_000);
-  expect(tracker.current()).toEqual({ busy: false, idleMs: 70_000, fingerprint: 'f' });
+  expect(tracker.current()).toMatchObject({ busy: false, idleMs: 70_000, quietMs: 70_000, fingerprint: 'f' });
 });
 
 test('busy without connections is asked again: a subscription or a vacuum may end', () => {
   const { tracker, pass } = tracked();
   tracker.pollBegins();
-  tracker.pollEnded({ busy: true, quietMs: undefined, fingerprint: 'f' });
+  tracker.pollEnded({ ...facts, busyCount: 1, quietMs: undefined });
   pass(5000);
   expect(tracker.needsPoll()).toBe(true);
   expect(tracker.current()).toMatchObject({ busy: true, idleMs: 0 });
@@ -56,4 +58,30 @@ test('what happens during a poll is seen by the next', () => {
   tracker.noteConnections(0);
   tracker.pollEnded(quiet());
   expect(tracker.needsPoll()).toBe(true);
+});
+
+test('what only goes on keeps a compute busy, and is no sign that somebody did something', () => {
+  const { tracker, pass } = tracked();
+  tracker.noteConnections(1);
+  pass(90_000);
+  tracker.pollBegins();
+  tracker.pollEnded({ ...facts, busyCount: 1, quietMs: 80_000 });
+  expect(tracker.current()).toMatchObject({ busy: true, idleMs: 0, quietMs: 80_000 });
+});
+
+test.each([
+  ['select * from cards where number = 4111', 'select'],
+  [`alter role bob password 'secret'`, 'alter role bob'],
+  [`select'secret'`, ''],
+  [`select e'secret'`, 'select'],
+  ['select pg_sleep(5)', 'select pg_sleep'],
+  ['-- secret\n/* secret */ insert into public.items values (1)', 'insert into public.items'],
+  ['/* secret */', ''],
+  ['update "secret" set a = 1', 'update'],
+  ['select $$secret$$', 'select'],
+  ['/* not closed: secret', ''],
+  ['BEGIN', 'BEGIN'],
+  ['set app.token to secret', 'set app.token to'],
+])('of %j the log gets %j', (sql, words) => {
+  expect(firstWords(sql)).toBe(words);
 });

@@ -107,8 +107,8 @@ export class Compute {
   }
 
   /** Asks Postgres only where it could tell something new. Undefined when it cannot be asked any more. */
-  async activity(): Promise<ComputeActivity | undefined> {
-    if (this.tracker.needsPoll()) {
+  async activity({ fresh = false } = {}): Promise<ComputeActivity | undefined> {
+    if (fresh || this.tracker.needsPoll()) {
       this.tracker.pollBegins();
       try {
         this.tracker.pollEnded(await this.sessions.inPostgres(pollActivity));

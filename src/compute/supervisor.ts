@@ -20,6 +20,7 @@ import type { Installations } from '../postgres/types.ts';
 import type { Storage, TimelineRef } from '../storage/types.ts';
 import { applyChanges } from './changes.ts';
 import { Compute } from './compute.ts';
+import { writeNote } from './notes.ts';
 import type { ComputeRecord } from './places.ts';
 import { placesOf, readRecords, removePlaces } from './places.ts';
 import { readRolesAndDatabases } from './roles-and-databases.ts';
@@ -100,8 +101,9 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     query: async (endpointId, sql) =>
       runningCompute(state, endpointId).sessions.inPostgres((session) => session.query(sql)),
     address: (endpointId) => running(state, endpointId)?.address,
-    activity: async (endpointId) => running(state, endpointId)?.activity(),
+    activity: async (endpointId, how) => running(state, endpointId)?.activity(how),
     noteConnections: (endpointId, open, change) => running(state, endpointId)?.tracker.noteConnections(open, change),
+    note: (endpointId, lines) => writeNote(placesOf(home, endpointId).log, lines, logger),
     running: () => [...state.computes.keys()].filter((endpointId) => running(state, endpointId) !== undefined),
     timelineOf: (endpointId) => running(state, endpointId)?.spec.timeline,
     adopt: () => adopt(state),

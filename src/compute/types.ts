@@ -68,12 +68,40 @@ export interface RolesAndDatabases {
   fingerprint: string;
 }
 
+/** `walsender`: of a client that replicates. `subscription`: a worker that receives what another Postgres publishes. */
+export type ClientProcessKind = 'session' | 'walsender' | 'subscription' | 'autovacuum';
+
+/** A process of a compute that works for a client, or for its data. */
+export interface ClientProcess {
+  kind: ClientProcessKind;
+  pid: number;
+  keepsAwake: boolean;
+  role?: string;
+  applicationName?: string;
+  database?: string;
+  /** Of a session: as pg_stat_activity says. */
+  state?: string;
+  /** For how long a session has been in its state, and others have run. */
+  sinceMs: number;
+  slot?: string;
+  /** The first words of what it runs or ran last: no literals. */
+  query?: string;
+}
+
 export interface ComputeActivity {
   endpointId: string;
   /** Client backends that are active, in a transaction, or walsenders of a client: a reason to stay awake. */
   busy: boolean;
-  /** Milliseconds since anything of a client last happened. */
+  /** Milliseconds since anything of a client last happened; 0 while it is busy. */
   idleMs: number;
+  /** The same, but what only goes on (a long query, an open transaction, replication) does not count. */
+  quietMs: number;
+  /** As of the latest poll: how many keep it awake, how many sessions do not, and the most telling of both. */
+  busyCount: number;
+  idleCount: number;
+  processes: readonly ClientProcess[];
+  /** Milliseconds since that poll. */
+  processesAgeMs: number;
   /** As in RolesAndDatabases, from the latest poll. Empty for a standby, whose roles are those of its primary. */
   fingerprint: string;
 }
@@ -101,10 +129,12 @@ export interface Supervisor {
   query(endpointId: string, sql: string): Promise<(string | null)[][]>;
   /** Undefined when it is not running. Never blocks. */
   address(endpointId: string): ComputeAddress | undefined;
-  /** Polls computes that had connections since the last poll. */
-  activity(endpointId: string): Promise<ComputeActivity | undefined>;
+  /** Polls computes that had connections since the last poll; `fresh`: the others as well. */
+  activity(endpointId: string, options?: { fresh?: boolean }): Promise<ComputeActivity | undefined>;
   /** The proxy tells how many client connections are open; a compute without any is not polled. */
   noteConnections(endpointId: string, open: number, change?: 'use' | 'no use'): void;
+  /** Writes lines into the endpoint's log, between those of Postgres. Does not wait, and never throws. */
+  note(endpointId: string, lines: readonly string[]): void;
   running(): readonly string[];
   /** What a running compute runs on, whatever the rows say by now. */
   timelineOf(endpointId: string): TimelineRef | undefined;

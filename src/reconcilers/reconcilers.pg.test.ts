@@ -72,7 +72,7 @@ const IDLE = { currentState: 'idle', pendingState: null };
 const ACTIVE = { currentState: 'active', pendingState: null };
 
 describe('suspend-idle', () => {
-  const reconciler = () => suspendIdle({ ...parts(), defaultSuspendTimeoutSeconds: 300 });
+  const reconciler = () => suspendIdle({ ...parts(), clientsOf: () => [], defaultSuspendTimeoutSeconds: 300 });
 
   test('suspends what was idle for its own timeout, and nothing else', async () => {
     const [short, fresh, byDefault, never, busy] = [

@@ -22,6 +22,8 @@ export interface FakeEngine {
   /** What the branch's Postgres holds, by branch. */
   facts: Map<string, { roles: RolesAndDatabases['roles']; databases: RolesAndDatabases['databases'] }>;
   activities: Map<string, Partial<ComputeActivity>>;
+  /** What was written into endpoints' logs. */
+  notes: { endpointId: string; lines: readonly string[] }[];
   garbage: string[];
   pool: PoolStatus;
   /** Called before each method does anything; throw to fail it, wait to delay it. */
@@ -38,6 +40,7 @@ export function createFakeEngine(): FakeEngine {
     computes: new Map(),
     facts: new Map(),
     activities: new Map(),
+    notes: [],
     garbage: [],
     pool: { path: '/pool', cloneMode: 'reflink', fileSystem: 'xfs', totalBytes: 1e9, freeBytes: 9e8, watermark: 'ok' },
     fault: () => undefined,
@@ -186,10 +189,16 @@ function createSupervisor(engine: FakeEngine, call: Call, exitListeners: ((endpo
             busy: false,
             idleMs: Math.round(performance.now() - (usedAtMs.get(endpointId) ?? 0)),
             fingerprint: JSON.stringify(factsOf(endpointId)),
+            quietMs: engine.activities.get(endpointId)?.idleMs ?? 0,
+            processes: [],
+            busyCount: engine.activities.get(endpointId)?.busy === true ? 1 : 0,
+            idleCount: 0,
+            processesAgeMs: 0,
             ...engine.activities.get(endpointId),
           }
         : undefined,
     noteConnections: () => undefined,
+    note: (endpointId, lines) => void engine.notes.push({ endpointId, lines }),
     running: () => [...engine.computes.keys()],
     timelineOf: (endpointId) => engine.computes.get(endpointId)?.timeline,
     adopt: async () => [...engine.computes.keys()],
