@@ -7,7 +7,7 @@
 import { errorResponse } from '../../postgres/wire/messages.ts';
 import type { PooledClient } from './pooled-client.ts';
 import { REQUEST } from './requests.ts';
-import type { ServerConnection } from './server-connection.ts';
+import type { RequestRef, ServerConnection } from './server-connection.ts';
 import { EFFECT, effectsOfText } from './session-state.ts';
 import { NAME_PREFIX } from './statements.ts';
 import type { Definition } from './statements.ts';
@@ -18,7 +18,7 @@ const MAX_NAMES_BYTES = 8 * 1024;
 const MAX_STATEMENTS_BYTES = 16 * 1024 * 1024;
 /** A Parse with a name has to be held whole. */
 export const MAX_STATEMENT_BYTES = 4 * 1024 * 1024;
-export const MAX_STATEMENTS_PER_CLIENT = 1000;
+const MAX_STATEMENTS_PER_CLIENT = 10_000;
 /** An unnamed statement that is longer cannot follow its client to another server connection. */
 const MAX_UNNAMED_BYTES = 64 * 1024;
 /** So many unanswered requests are enough for the moment. */
@@ -156,7 +156,8 @@ function takeMessage(sending: Sending, type: number, at: number, end: number): n
     case FROM_CLIENT.copyDone:
     case FROM_CLIENT.copyFail:
       if (server.copyIn) server.copyIn = false;
-      else server.requests.push(REQUEST.copyEnd);
+      // Without anything that may turn out to be a COPY it is one that has failed already.
+      else if (server.requests.size > 0) server.requests.push(REQUEST.copyEnd);
       return end;
     case FROM_CLIENT.functionCall:
       server.effects |= EFFECT.session;
@@ -182,8 +183,8 @@ function takeBind(sending: Sending, at: number, end: number): number | Buffer {
   const statementEnd = nameEnd(bytes, portalEnd + 1, end);
   if (typeof statementEnd !== 'number' || statementEnd === INCOMPLETE) return statementEnd;
   const named = renameStatement(sending, FROM_CLIENT.bind, at, portalEnd + 1, statementEnd);
-  server.effects |= named ? named.effects : client.unnamedEffects;
-  server.requests.push(REQUEST.bind, named && { uses: named });
+  server.effects |= named?.uses ? named.uses.effects : client.unnamedEffects;
+  server.requests.push(REQUEST.bind, named);
   return end;
 }
 
@@ -195,7 +196,7 @@ function takeDescribeOrClose(sending: Sending, type: number, at: number, end: nu
   const isStatement = bytes[at + HEADER] === STATEMENT;
   if (type === FROM_CLIENT.describe) {
     const named = isStatement ? renameStatement(sending, type, at, at + HEADER + 1, end - 1) : undefined;
-    server.requests.push(REQUEST.describe, named && { uses: named });
+    server.requests.push(REQUEST.describe, named);
   } else if (!isStatement) server.requests.push(REQUEST.close);
   else closeStatement(sending, at, end);
   return end;
@@ -234,7 +235,7 @@ function closeStatement(sending: Sending, at: number, end: number): void {
  * Sees to it that Postgres knows the statement, under the name that it has there. The message begins at `at`, its
  * statement's name lies between `from` and `to`.
  */
-function renameStatement(sending: Sending, type: number, at: number, from: number, to: number): Definition | undefined {
+function renameStatement(sending: Sending, type: number, at: number, from: number, to: number): RequestRef | undefined {
   const { client, server, bytes } = sending;
   if (from === to) {
     if (server.unnamedOwner !== client) bringUnnamed(sending, at);
@@ -248,7 +249,8 @@ function renameStatement(sending: Sending, type: number, at: number, from: numbe
   flush(sending, at);
   sending.parts.push(renamed(type, lengthAt(bytes, at + 1), bytes.subarray(at + HEADER, from), to - from, known));
   sending.from = to + 1;
-  return definition;
+  const names = { client: name, server: known };
+  return definition ? { uses: definition, names } : { names };
 }
 
 /** A name of ours that the client has no right to. */
@@ -322,7 +324,7 @@ function takeParse(sending: Sending, at: number, end: number): number | Buffer {
     client.statements.delete(name, definition);
     server.statements.failed(definition, serverName);
   };
-  server.requests.push(REQUEST.parse, { undo, parses: name });
+  server.requests.push(REQUEST.parse, { undo, parses: name, names: { client: name, server: serverName } });
   return end;
 }
 

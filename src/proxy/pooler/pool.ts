@@ -1,10 +1,12 @@
 /**
  * The server connections of one role in one database of an endpoint, and the clients that take turns with them.
  *
- * First come, first served. A server connection is opened when clients wait and the limit allows; it is idle, lent,
- * being cleaned after a client that left something in its session, or held back until a cancel request has arrived.
+ * First come, first served. Opening a server connection costs a fork and a login, so a waiting client is often served
+ * sooner by one that comes back: beyond a few, another is opened only when somebody has waited for longer than that
+ * takes. A server connection is idle, lent, being cleaned after a client that left something in its session, or held back until a cancel request has arrived.
  * What dies while idle is forgotten: the next client opens another, and with it wakes the compute.
  */
+import os from 'node:os';
 import { errorResponse } from '../../postgres/wire/messages.ts';
 import { TRACKED, settingSql } from './parameters.ts';
 import type { TrackedParameters } from './parameters.ts';
@@ -23,6 +25,8 @@ export interface PoolLimits {
   goneClientGraceMs: number;
   /** Opened at the same time. */
   maxOpening: number;
+  /** Up to so many are opened as soon as somebody waits; more only for those who wait for longer than opening takes. */
+  eagerServers: number;
 }
 
 export const DEFAULT_POOL_LIMITS: PoolLimits = {
@@ -31,6 +35,7 @@ export const DEFAULT_POOL_LIMITS: PoolLimits = {
   serverLifetimeMs: 3_600_000,
   goneClientGraceMs: 5_000,
   maxOpening: 4,
+  eagerServers: Math.max(4, 2 * os.availableParallelism()),
 };
 
 export interface PoolOptions {
@@ -61,6 +66,11 @@ export interface PoolStats {
 }
 
 const SWEEP_MS = 5_000;
+/** What opening is thought to take before any has been measured, and at most: one that woke a compute tells nothing. */
+const FIRST_OPEN_MS = 10;
+const MAX_OPEN_MS = 100;
+/** The weight of the latest measurement. */
+const SMOOTHING = 0.2;
 const QUERY_WAIT_TIMEOUT = errorResponse({ severity: 'FATAL', code: '08P01', message: 'query_wait_timeout' });
 
 export class Pool implements ClientOwner, ServerOwner {
@@ -75,6 +85,9 @@ export class Pool implements ClientOwner, ServerOwner {
   readonly #waiting = new Set<PooledClient>();
   #opening = 0;
   #firstOpened: Promise<void> | undefined;
+  /** Average of late. */
+  #openMs = FIRST_OPEN_MS;
+  #patience: NodeJS.Timeout | undefined;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
@@ -149,6 +162,7 @@ export class Pool implements ClientOwner, ServerOwner {
   async cancelFor(client: PooledClient): Promise<void> {
     const { server } = client;
     if (server) await this.cancel(server);
+    else client.cancelWaiting();
   }
 
   /** Until it has arrived, the server connection is not lent to anybody else. */
@@ -186,6 +200,7 @@ export class Pool implements ClientOwner, ServerOwner {
   close(error: Buffer): void {
     this.#closed = true;
     clearInterval(this.#timer);
+    clearTimeout(this.#patience);
     for (const client of this.clients) client.fail(error);
     for (const server of this.#servers) this.#destroy(server);
   }
@@ -237,23 +252,51 @@ export class Pool implements ClientOwner, ServerOwner {
 
   #openMore(): void {
     const { limits, maxServers } = this.#options;
-    while (
-      !this.#closed &&
-      this.#opening < limits.maxOpening &&
-      this.#waiting.size > this.#opening &&
-      this.#servers.size + this.#opening < maxServers()
-    ) {
+    let wanted = this.#waiting.size - this.#opening;
+    while (!this.#closed && wanted > 0 && this.#opening < limits.maxOpening) {
+      const count = this.#servers.size + this.#opening;
+      if (count >= maxServers()) return;
+      if (count >= limits.eagerServers) {
+        wanted = this.#impatient() - this.#opening;
+        if (wanted <= 0) return this.#lookAgain();
+      }
+      wanted -= 1;
       void this.#openOne().catch((error: unknown) => this.#openFailed(error));
     }
   }
 
+  /** How many wait for longer than opening takes; no more are counted than can be opened at once. */
+  #impatient(): number {
+    const { limits, nowMs } = this.#options;
+    const since = nowMs() - this.#openMs;
+    let count = 0;
+    for (const client of this.#waiting) {
+      if (client.waitingSinceMs > since || count > limits.maxOpening) break;
+      count += 1;
+    }
+    return count;
+  }
+
+  #lookAgain(): void {
+    this.#patience ??= setTimeout(() => {
+      this.#patience = undefined;
+      this.#openMore();
+    }, this.#openMs);
+  }
+
   async #openOne(): Promise<void> {
     this.#opening += 1;
+    const isFirst = this.#servers.size === 0;
+    const beganMs = this.#options.nowMs();
     let server: ServerConnection;
     try {
       server = await this.#options.open(this);
     } finally {
       this.#opening -= 1;
+    }
+    if (!isFirst) {
+      const tookMs = Math.min(MAX_OPEN_MS, this.#options.nowMs() - beganMs);
+      this.#openMs += SMOOTHING * (tookMs - this.#openMs);
     }
     if (this.#closed) return server.wire.destroy() as void;
     this.#servers.add(server);
@@ -284,6 +327,8 @@ export class Pool implements ClientOwner, ServerOwner {
     if (this.clients.size > 0 || this.#servers.size > 0 || this.#opening > 0) return;
     clearInterval(this.#timer);
     this.#timer = undefined;
+    clearTimeout(this.#patience);
+    this.#patience = undefined;
     this.#options.onEmpty();
   }
 

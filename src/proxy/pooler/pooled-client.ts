@@ -10,7 +10,7 @@ import { TrackedParameters } from './parameters.ts';
 import type { ServerConnection } from './server-connection.ts';
 import { ClientStatements } from './statements.ts';
 import type { Definitions } from './statements.ts';
-import { FROM_CLIENT, HEADER, lengthAt } from './wire.ts';
+import { FROM_CLIENT, HEADER, READY, lengthAt } from './wire.ts';
 import type { Wire } from './wire.ts';
 
 /** Who lends it server connections. */
@@ -161,14 +161,25 @@ export class PooledClient {
     this.#go();
   }
 
+  /** Of what it waits to ask, nothing shall be done. Only a single request can be taken back. */
+  cancelWaiting(): void {
+    if (!this.isWaiting || !isOneRequest(this.#pending)) return;
+    this.isWaiting = false;
+    this.owner.noLongerWants(this);
+    this.#pending = EMPTY;
+    this.deliver(CANCELLED);
+    this.#regulate();
+  }
+
   /** It said goodbye or closed its side: what it has asked for is still done, within reason. */
   leave(): void {
     if (this.gone || this.#leaving) return;
     this.#leaving = true;
     const { server } = this;
     if (!server) return this.#go();
-    if (server.isQuiet) return this.#leaveTransaction(server);
+    // In the middle of a message nothing else can be said.
     if (server.copyIn || this.passing > 0) return this.#disappear();
+    if (server.isQuiet) return this.#leaveTransaction(server);
     this.#graceTimer = setTimeout(() => this.#disappear(), this.owner.graceMs);
     this.#graceTimer.unref();
   }
@@ -293,6 +304,21 @@ function isMeaningless(type: number): boolean {
   );
 }
 
+/** Whole messages, of which the last and no other is one that Postgres answers with ReadyForQuery. */
+function isOneRequest(bytes: Buffer): boolean {
+  for (let at = 0; bytes.length - at >= HEADER;) {
+    const type = bytes[at];
+    at += 1 + lengthAt(bytes, at + 1);
+    if (type === FROM_CLIENT.query || type === FROM_CLIENT.sync) return at === bytes.length;
+    if (type === FROM_CLIENT.functionCall) return false;
+  }
+  return false;
+}
+
+const CANCELLED = Buffer.concat([
+  errorResponse({ severity: 'ERROR', code: '57014', message: 'canceling statement due to user request' }),
+  READY,
+]);
 const CONNECTION_LOST = errorResponse({
   severity: 'FATAL',
   code: '08006',

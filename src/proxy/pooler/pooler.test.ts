@@ -5,46 +5,14 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { FakeSession, frame, readMessages } from '../../../test/support/fake-session.ts';
+import { FakeWire } from '../../../test/support/fake-wire.ts';
 import { DEFAULT_POOL_LIMITS, Pool } from './pool.ts';
 import { PooledClient } from './pooled-client.ts';
 import { ServerConnection } from './server-connection.ts';
 import type { ServerOwner } from './server-connection.ts';
-import type { Wire } from './wire.ts';
 
 const CLIENTS = 4;
 const SERVERS = 2;
-
-class FakeWire implements Wire {
-  written: Buffer[] = [];
-  paused = false;
-  destroyed = false;
-  ended = false;
-  writableLength = 0;
-  readonly onDestroy: () => void;
-  constructor(onDestroy: () => void = () => undefined) {
-    this.onDestroy = onDestroy;
-  }
-  write(bytes: Buffer): boolean {
-    // What the pooler passes on may be overwritten after the call.
-    this.written.push(Buffer.from(bytes));
-    return true;
-  }
-  end(bytes?: Buffer): void {
-    if (bytes) this.written.push(bytes);
-    this.ended = true;
-  }
-  pause(): void {
-    this.paused = true;
-  }
-  resume(): void {
-    this.paused = false;
-  }
-  destroy(): void {
-    if (this.destroyed) return;
-    this.destroyed = true;
-    this.onDestroy();
-  }
-}
 
 const name = fc.constantFrom('', 'a', 'b');
 const sql = (who: number) =>

@@ -27,7 +27,7 @@ import { PooledClient } from './pooled-client.ts';
 import { ServerConnection } from './server-connection.ts';
 import type { ServerOwner } from './server-connection.ts';
 import { connectClient, connectServer } from './sockets.ts';
-import { FROM_SERVER, HEADER, IDLE, lengthAt } from './wire.ts';
+import { FROM_SERVER, HEADER, READY, lengthAt } from './wire.ts';
 
 export interface PoolerContext {
   access: ProxyAccess;
@@ -152,8 +152,6 @@ async function serve(state: State, { opening, login, role, given, options, conne
   );
   await connectClient(socket, client);
 }
-
-const READY = message(FROM_SERVER.readyForQuery, Buffer.from([IDLE]));
 
 function greeting(reported: ReadonlyMap<string, string>, client: PooledClient): Buffer {
   return Buffer.concat(

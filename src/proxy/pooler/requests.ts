@@ -93,6 +93,11 @@ export class Requests<Ref extends Undoable> {
     return count;
   }
 
+  /** Postgres was ready before it read these: it ignores them. */
+  dropCopyEnds(): void {
+    while (this.head() === REQUEST.copyEnd) this.shift();
+  }
+
   refs(): Ref[] {
     const found: Ref[] = [];
     for (let index = 0; index < this.#size; index += 1) {

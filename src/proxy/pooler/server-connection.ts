@@ -6,6 +6,8 @@
  * only then may it serve somebody else.
  */
 import type { PooledClient } from './pooled-client.ts';
+import { withClientsName } from './error-names.ts';
+import type { StatementNames } from './error-names.ts';
 import { TrackedParameters } from './parameters.ts';
 import { REQUEST, Requests } from './requests.ts';
 import { effectsOfText, factsOfTag, isCommonTag, resetSql, EFFECT } from './session-state.ts';
@@ -24,6 +26,8 @@ export interface RequestRef {
   parses?: string;
   /** What a Bind or Describe needs. */
   uses?: Definition;
+  /** How the client calls its statement, and how Postgres does. */
+  names?: StatementNames;
   /** The error that a rejected message gets. */
   error?: Buffer;
   /** The pooler's own query has ended; with its error, if it failed. */
@@ -298,7 +302,6 @@ export class ServerConnection {
       this.lastError = Buffer.from(bytes.subarray(at, end));
       return false;
     }
-    if (head === REQUEST.reject) this.#replacement = this.requests.headRef()!.error!;
     const ofExtended = head !== REQUEST.query && head !== REQUEST.functionCall && head !== REQUEST.sync;
     if (ofExtended) this.#failing = true;
     if (head === REQUEST.bind || head === REQUEST.describe) this.#distrust(bytes, at, end);
@@ -308,7 +311,10 @@ export class ServerConnection {
       this.lastError = this.answered ? Buffer.alloc(0) : Buffer.from(bytes.subarray(at, end));
       return this.answered;
     }
-    return head !== REQUEST.reject;
+    const ref = this.requests.headRef();
+    if (head === REQUEST.reject) this.#replacement = ref!.error!;
+    else if (ref?.names) this.#replacement = withClientsName(bytes.subarray(at, end), ref.names);
+    return this.#replacement === undefined;
   }
 
   /** A plan that does not fit the tables any more: the next client shall have a new one. */
@@ -323,6 +329,7 @@ export class ServerConnection {
     this.#status = status;
     this.copyIn = false;
     const forward = this.#settleRequests();
+    this.requests.dropCopyEnds();
     this.requests.unsynced = this.requests.size > 0;
     return forward;
   }

@@ -1,6 +1,7 @@
 /**
  * What the pooler reads and writes itself; everything else passes as bytes.
  */
+import { message } from '../../postgres/wire/messages.ts';
 
 /** One end of a connection. A socket is one; tests have their own. */
 export interface Wire {
@@ -54,6 +55,9 @@ export const FROM_SERVER = {
 
 /** Transaction status as ReadyForQuery tells it. */
 export const IDLE = 0x49;
+
+/** ReadyForQuery without a transaction. */
+export const READY = message(FROM_SERVER.readyForQuery, Buffer.from([IDLE]));
 
 /** The length field that stands at `at`. */
 export function lengthAt(bytes: Buffer, at: number): number {
