@@ -9,6 +9,9 @@ export interface DriverFacts {
   caFile: string | undefined;
 }
 
+/** Where Neon's own driver looks for SQL over HTTP and for WebSockets, of itself. */
+export const HTTPS_PORT = 443;
+
 interface Driver {
   name: string;
   /** Reads the URI that the API answered from DATABASE_URL. */
@@ -118,7 +121,7 @@ export function driverLines(driver: string, facts: DriverFacts): string[] {
 
 /** Neon's own driver builds its addresses from the host of the URI, without a port. */
 export function neonConfigLines({ domain, pgPort }: DriverFacts, verified: boolean): string[] {
-  if (verified && pgPort === 443) return [];
+  if (verified && pgPort === HTTPS_PORT) return [];
   const host = domain === 'localhost' ? domain : `api.${domain}`;
   return [
     `neonConfig.fetchEndpoint = () => '${verified ? 'https' : 'http'}://${host}:${pgPort}/sql';`,
@@ -141,7 +144,7 @@ const pool = new Pool({ connectionString: process.env.DATABASE_URL });
 console.log((await pool.query('select current_user')).rows);
 await pool.end();`);
   const least =
-    facts.pgPort === 443
+    facts.pgPort === HTTPS_PORT
       ? []
       : ['Where Ballast listens on the port of HTTPS (--pg-port 443), neonConfig needs nothing.'];
   return [

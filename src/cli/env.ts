@@ -6,7 +6,8 @@ import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { Home } from '../home.ts';
 import { openApi, readKey } from './api.ts';
-import { DRIVERS, driverLines, neonConfigLines } from './env-drivers.ts';
+import { DRIVERS, HTTPS_PORT, driverLines, neonConfigLines } from './env-drivers.ts';
+import type { DriverFacts } from './env-drivers.ts';
 import { CommandError, print, printJson, printProblem, quote } from './print.ts';
 import { holdsCertificate } from './trust-stores.ts';
 
@@ -46,10 +47,15 @@ export async function printEnvironment(
     `Postgres answers on ${running.pgHost}:${running.pgPort}; connection URIs come from the API`,
     // Not exported: they would apply to every server that this shell's psql talks to.
     ...(ca === undefined ? [] : [`psql verifies with PGSSLROOTCERT=${quote(file)} PGSSLMODE=verify-full`]),
-    '@neondatabase/serverless:',
-    ...neonConfigLines(facts, running.domain !== 'localhost').map((line) => `  ${line}`),
+    ...serverless(facts),
     `more for each driver: ballast env --driver ${DRIVERS.join('|')}`,
   ]);
+}
+
+function serverless(facts: DriverFacts): string[] {
+  const lines = neonConfigLines(facts, facts.domain !== 'localhost' || facts.pgPort === HTTPS_PORT);
+  if (lines.length === 0) return ['@neondatabase/serverless needs no neonConfig'];
+  return ['@neondatabase/serverless:', ...lines.map((line) => `  ${line}`)];
 }
 
 /** Node reads one file: a file that is set already is somebody else's choice, and stays. */
