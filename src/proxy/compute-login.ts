@@ -3,6 +3,7 @@
  *
  * What Postgres says before ReadyForQuery is kept for the client; its cancel key is kept from it.
  */
+import type { Socket } from 'node:net';
 import type { SocketAddress } from '../control-plane/proxy-access.types.ts';
 import { errorMessage } from '../lib/errors.ts';
 import {
@@ -17,8 +18,7 @@ import {
 import type { Message } from '../postgres/wire/messages.ts';
 import { createScramClient, SCRAM_SHA_256 } from '../postgres/wire/scram.ts';
 import { ProtocolError, startupMessage } from '../postgres/wire/startup.ts';
-import { connectCompute } from './compute-socket.ts';
-import type { ComputeSocket } from './compute-socket.ts';
+import { connectSocket } from './chunk-socket.ts';
 import { PostgresRefusal } from './refusal.ts';
 
 /** The compute is not there, or is on its way up or down: wake it and try again. */
@@ -39,7 +39,7 @@ interface Greeting {
 
 export interface ComputeSession extends Greeting {
   /** Paused. */
-  compute: ComputeSocket;
+  compute: Socket;
   /** What came behind ReadyForQuery already. */
   rest: Buffer;
 }
@@ -72,27 +72,26 @@ export async function logIn(options: LoginOptions): Promise<ComputeSession> {
 function converse({ address, parameters, keys, timeoutMs, signal }: LoginOptions): Promise<ComputeSession> {
   return new Promise((resolve, reject) => {
     let received: Buffer = Buffer.alloc(0);
+    const socket = connectSocket(address.path);
     const login = createLogin(keys, (bytes) => socket.write(bytes));
-    const compute = connectCompute(address.path, (chunk) => {
+    const onData = (chunk: Buffer) => {
       received = Buffer.concat([received, chunk]);
       try {
         for (;;) {
           const next = takeMessage(received);
-          if (!next) return { kept: false, pause: false };
+          if (!next) return;
           received = next.rest;
           const greeting = login(next.message);
           if (!greeting) continue;
           settle();
-          resolve({ compute, rest: received, ...greeting });
           // Whatever comes next is for the relay.
-          return { kept: false, pause: true };
+          socket.pause();
+          return resolve({ compute: socket, rest: received, ...greeting });
         }
       } catch (error) {
         fail(error);
-        return { kept: false, pause: true };
       }
-    });
-    const { socket } = compute;
+    };
     const fail = (error: unknown) => {
       settle();
       socket.on('error', () => undefined);
@@ -107,12 +106,12 @@ function converse({ address, parameters, keys, timeoutMs, signal }: LoginOptions
       signal.removeEventListener('abort', onAbort);
       for (const event of ['end', 'close']) socket.off(event, onEnd);
       socket.off('error', fail);
+      socket.off('data', onData);
     };
     signal.addEventListener('abort', onAbort, { once: true });
     for (const event of ['end', 'close']) socket.on(event, onEnd);
     socket.on('error', fail);
-    // Without this an end of stream would not show itself.
-    socket.resume();
+    socket.on('data', onData);
     socket.write(startupMessage(parameters));
   });
 }

@@ -14,6 +14,7 @@ import { createPasswordChecker } from '../postgres/wire/password-checker.ts';
 import type { PasswordChecker } from '../postgres/wire/password-checker.ts';
 import { createCancelKeys } from './cancel.ts';
 import type { CancelKeys } from './cancel.ts';
+import { takeAccepted } from './chunk-socket.ts';
 import type { Certificates } from './certificates.ts';
 import { createConnections } from './connections.ts';
 import type { Connections } from './connections.ts';
@@ -120,8 +121,9 @@ export function createProxy(options: ProxyOptions): Proxy {
   const sessions = new Set<Promise<void>>();
   let twin: LoopbackTwin | undefined;
   const server = net.createServer(
-    { allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEPALIVE_DELAY_MS },
-    (socket) => {
+    { pauseOnConnect: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEPALIVE_DELAY_MS },
+    (accepted) => {
+      const socket = takeAccepted(accepted);
       sockets.add(socket);
       socket.once('close', () => sockets.delete(socket));
       const session = serveClient(context, socket, (connection) => http.connection(connection)).finally(() =>

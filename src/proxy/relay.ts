@@ -5,8 +5,9 @@
  * of bytes per direction, however slow its client. Ends are passed on one direction at a time (a client that has said
  * its last word still gets the answer); a broken connection breaks the other.
  */
+import type { Socket } from 'node:net';
+import { ChunkSocket } from './chunk-socket.ts';
 import type { ClientStream } from './client-stream.ts';
-import type { ComputeSocket } from './compute-socket.ts';
 import type { Traffic } from './connections.ts';
 import { refusalBytes } from './refusal.ts';
 import type { WalsenderFilter } from './walsender-filter.ts';
@@ -31,19 +32,18 @@ export interface RelayOptions {
 }
 
 /** Resolves when both sockets are closed. Never rejects. */
-export async function relay(client: ClientStream, compute: ComputeSocket, options: RelayOptions): Promise<void> {
-  const { socket } = compute;
-  const closed = Promise.all([whenClosed(client), whenClosed(socket)]);
+export async function relay(client: ClientStream, compute: Socket, options: RelayOptions): Promise<void> {
+  const closed = Promise.all([whenClosed(client), whenClosed(compute)]);
   // A refused command ends the session: what Postgres may be answering right now must not come after the refusal.
   const refuse = (error: unknown) => {
-    socket.destroy();
+    compute.destroy();
     client.end(refusalBytes(error));
   };
   pumpAnswers(compute, client, options);
-  if (options.filter) pumpFiltered(client, socket, options.filter, options.traffic, refuse);
-  else pump(client, socket, options.traffic);
-  client.on('close', () => socket.destroy());
-  socket.on('close', () => {
+  if (options.filter) pumpFiltered(client, compute, options.filter, options.traffic, refuse);
+  else pump(client, compute, options.traffic);
+  client.on('close', () => compute.destroy());
+  compute.on('close', () => {
     client.end();
     // A client that neither reads on nor hangs up must not be kept for ever.
     client.setTimeout(LINGER_MS, () => client.destroy());
@@ -51,17 +51,13 @@ export async function relay(client: ClientStream, compute: ComputeSocket, option
   await closed;
 }
 
-function pumpAnswers(compute: ComputeSocket, client: ClientStream, { onRoleChange, traffic }: RelayOptions): void {
-  const passed = { kept: false, pause: false };
-  compute.receive((chunk) => {
+function pumpAnswers(compute: Socket, client: ClientStream, { onRoleChange, traffic }: RelayOptions): void {
+  compute.on('data', (chunk: Buffer) => {
     traffic.bytesOut += chunk.length;
     if (mayChangeRoles(chunk)) onRoleChange();
-    passed.pause = !client.write(chunk);
-    // Nothing left to write: the kernel has it all, and the buffer is free again.
-    passed.kept = client.writableLength > 0;
-    return passed;
+    passOn(chunk, compute, client);
   });
-  connectEnds(compute.socket, client);
+  connectEnds(compute, client);
 }
 
 /** Two bytes tell for nearly every answer that it is no such one; only the others are searched. */
@@ -74,9 +70,15 @@ function mayChangeRoles(chunk: Buffer): boolean {
 function pump(from: ClientStream, to: ClientStream, traffic: RelayOptions['traffic']): void {
   from.on('data', (chunk: Buffer) => {
     traffic.bytesIn += chunk.length;
-    if (!to.write(chunk)) from.pause();
+    passOn(chunk, from, to);
   });
   connectEnds(from, to);
+}
+
+function passOn(chunk: Buffer, from: ClientStream, to: ClientStream): void {
+  if (!to.write(chunk)) from.pause();
+  // Nothing left to write: the kernel has it all.
+  else if (from instanceof ChunkSocket && to.writableLength === 0) from.giveBack();
 }
 
 function pumpFiltered(

@@ -235,7 +235,7 @@ async function serveDirect(context: ProxyContext, opening: Opening, direct: Dire
     const send = () => sendCancel({ address: reached, processId, secretKey });
     const key = context.cancelKeys.issue({ endpoint: login.endpoint, send });
     try {
-      if (reader.closed.aborted) session.compute.socket.destroy();
+      if (reader.closed.aborted) session.compute.destroy();
       reader.release();
       const ownKey = backendKeyData(key.processId, key.secretKey);
       socket.write(Buffer.concat([login.accepted, session.greeting, ownKey, session.readyForQuery, session.rest]));

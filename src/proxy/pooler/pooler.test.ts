@@ -123,8 +123,6 @@ class World {
     const chunk = Buffer.from(one.unread.subarray(0, cut + 1));
     one.unread = one.unread.subarray(cut + 1);
     server.receive(chunk);
-    // The buffer is read into again.
-    chunk.fill(0xff);
     this.deliver();
     return true;
   }

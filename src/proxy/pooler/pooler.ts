@@ -229,7 +229,7 @@ async function open(state: State, entry: Entry, owner: ServerOwner): Promise<Ser
   );
   const over = context.counts.openServer(endpoint);
   const server = new ServerConnection({
-    wire: session.compute.socket,
+    wire: session.compute,
     owner,
     maxStatements: MAX_STATEMENTS_PER_SERVER,
     openedAtMs: context.nowMs(),

@@ -91,7 +91,6 @@ export class ServerConnection {
   #ownError: Buffer | undefined;
   #ended: (() => void)[] = [];
   readonly #onEnd: (used: boolean) => void;
-  readonly #passed = { kept: false, pause: false };
 
   constructor(options: ServerConnectionOptions) {
     this.wire = options.wire;
@@ -138,8 +137,8 @@ export class ServerConnection {
     this.effects |= effectsOfText(bytes, from, to);
   }
 
-  /** Takes what Postgres sent. `kept`: somebody still refers to the chunk. */
-  receive(chunk: Buffer): { kept: boolean; pause: boolean } {
+  /** Takes what Postgres sent. */
+  receive(chunk: Buffer): void {
     const bytes = this.#held ? Buffer.concat([this.#held, chunk]) : chunk;
     this.#held = undefined;
     const size = bytes.length;
@@ -170,10 +169,8 @@ export class ServerConnection {
     }
     if (at > from) this.#forward(bytes, from, at);
     if (at < size) this.#held = Buffer.from(bytes.subarray(at));
-    this.#passed.kept = (this.client?.wire.writableLength ?? 0) > 0;
     this.#afterChunk();
-    this.#passed.pause = this.client?.isSlow ?? false;
-    return this.#passed;
+    if (this.client?.isSlow) this.wire.pause();
   }
 
   /** The connection has ended. */
@@ -184,10 +181,9 @@ export class ServerConnection {
     this.owner.closed(this);
   }
 
-  #broken(): { kept: boolean; pause: boolean } {
+  #broken(): void {
     this.unfit = true;
     this.wire.destroy();
-    return { kept: false, pause: true };
   }
 
   #forward(bytes: Buffer, from: number, to: number): void {

@@ -1,8 +1,8 @@
 /**
  * Sockets at both ends of a pool.
  */
+import type { Socket } from 'node:net';
 import type { ClientStream } from '../client-stream.ts';
-import type { ComputeSocket } from '../compute-socket.ts';
 import type { PooledClient } from './pooled-client.ts';
 import type { ServerConnection } from './server-connection.ts';
 
@@ -28,9 +28,9 @@ export function connectClient(socket: ClientStream, client: PooledClient): Promi
   });
 }
 
-export function connectServer({ socket, receive }: ComputeSocket, server: ServerConnection): void {
+export function connectServer(socket: Socket, server: ServerConnection): void {
   let unread = false;
-  receive((chunk) => server.receive(chunk));
+  socket.on('data', (chunk: Buffer) => server.receive(chunk));
   socket.on('drain', () => server.client?.serverDrained());
   socket.on('end', () => socket.destroy());
   socket.on('error', (error: NodeJS.ErrnoException) => (unread = UNREAD.has(error.code ?? '')));

@@ -45,8 +45,7 @@ const ADMIN_SHUTDOWN = '57P01';
 const MAX_MESSAGE_BYTES = 1024 * 1024 * 1024;
 
 export function createSqlConnection(session: ComputeSession, address: SocketAddress): SqlConnection {
-  const { compute, processId, secretKey } = session;
-  const { socket } = compute;
+  const { compute: socket, processId, secretKey } = session;
   const framer = new MessageFramer(() => true, MAX_MESSAGE_BYTES);
   const listeners: (() => void)[] = [];
   let current: Run | undefined;
@@ -81,8 +80,7 @@ export function createSqlConnection(session: ComputeSession, address: SocketAddr
     if (type !== ANSWER.notice && type !== ANSWER.parameterStatus) current.answered = true;
     current.handler(type, raw);
   };
-  const used = { kept: true, pause: false };
-  compute.receive((chunk) => {
+  socket.on('data', (chunk: Buffer) => {
     try {
       for (const frame of framer.push(chunk)) {
         if (broken) break;
@@ -91,7 +89,6 @@ export function createSqlConnection(session: ComputeSession, address: SocketAddr
     } catch (error) {
       fail(error);
     }
-    return used;
   });
   for (const event of ['error', 'end', 'close']) socket.on(event, () => fail(new QueryInterrupted()));
   if (session.rest.length > 0) fail(new ProtocolError('unexpected data behind the login'));
