@@ -5,6 +5,7 @@ import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Place } from '../support/api.ts';
 import { Ballast } from '../support/ballast.ts';
+import { hasPsql, libpqEnvironment, psql } from '../support/clients.ts';
 import { scalar } from '../support/sql.ts';
 
 let ballast: Ballast;
@@ -41,3 +42,15 @@ test('a hundred clients at once wake a sleeping compute and share its sessions',
   );
   expect(answers).toEqual(Array.from({ length: 100 }, (_, n) => n));
 });
+
+test.skipIf(!hasPsql).each(['require', 'disable'])(
+  'psql with channel_binding=%s wakes a sleeping compute through the pooled host (skipped without psql)',
+  async (binding) => {
+    await ballast.api.suspend(place);
+    expect(await ballast.api.endpointState(place)).toBe('idle');
+    const tls = libpqEnvironment(ballast, { ...place, endpointId: `${place.endpointId}-pooler` });
+    const env = { ...tls, PGCHANNELBINDING: binding };
+    const answer = await psql({ env }, 'select current_user');
+    expect(answer).toMatchObject({ code: 0, stdout: `${place.role}\n` });
+  },
+);
