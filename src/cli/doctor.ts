@@ -10,6 +10,7 @@ import { errorMessage } from '../lib/errors.ts';
 import { checkCatalog, checkDataDirectory, checkSpace, checkUids } from './doctor-files.ts';
 import { checkDescriptors, checkNames, checkNode, checkPlatform, checkPorts, checkPostgres } from './doctor-machine.ts';
 import { checkCloning, checkLoopDevices } from './doctor-pool.ts';
+import { checkCertificate, checkTrust } from './doctor-tls.ts';
 import type { DoctorContext, Finding } from './finding.ts';
 import { print, printJson } from './print.ts';
 import { readRunning } from './running.ts';
@@ -28,6 +29,8 @@ const CHECKS: readonly (readonly [name: string, check: Check])[] = [
   ['postgres', checkPostgres],
   ['host names', checkNames],
   ['ports', checkPorts],
+  ['certificate', checkCertificate],
+  ['trust', (context) => checkTrust(context)],
   ['open files', checkDescriptors],
 ];
 

@@ -6,7 +6,6 @@ import { Command, CommanderError } from 'commander';
 import { ConfigError } from '../config.ts';
 import { locateHome } from '../home-prepare.ts';
 import { AppError } from '../lib/errors.ts';
-import { runDoctor } from './doctor.ts';
 import { DRIVERS } from './env-drivers.ts';
 import { printEnvironment } from './env.ts';
 import type { EnvOptions } from './env.ts';
@@ -53,9 +52,10 @@ function buildProgram(setExitCode: (code: number) => void): Command {
   addSettings(program.command('doctor'), ALL_SETTINGS)
     .description('what is missing on this machine, and the command that mends it')
     .option(...JSON_OPTION)
-    .action(async (options: JsonOption, command: Command) =>
-      setExitCode(await runDoctor(configOf(command, process.env), options)),
-    );
+    .action(async (options: JsonOption, command: Command) => {
+      const { runDoctor } = await import('./doctor.ts');
+      setExitCode(await runDoctor(configOf(command, process.env), options));
+    });
 
   addSettings(program.command('env'), ['dataDir'])
     .description('shell lines that point Neon clients at this Ballast: eval "$(ballast env)"')

@@ -29,10 +29,10 @@ describe.skipIf(!canHaveOwnMachine || !hasPsql)('trust (skipped without root, un
     await ballast?.destroy();
   });
 
-  const trust = (...args: string[]) => {
-    const command = [path.join(REPOSITORY, 'bin/ballast.mjs'), 'trust', ...args, '--data-dir', ballast.dataDir];
-    return machine.run(process.execPath, command);
-  };
+  const command = (...args: string[]) =>
+    machine.run(process.execPath, [path.join(REPOSITORY, 'bin/ballast.mjs'), ...args, '--data-dir', ballast.dataDir]);
+  const trust = (...args: string[]) => command('trust', ...args);
+  const doctor = async () => (await command('doctor')).stdout;
 
   /** Exit codes of programs that verify the certificate for the host by the system's store. */
   const verdicts = async () => {
@@ -61,12 +61,15 @@ describe.skipIf(!canHaveOwnMachine || !hasPsql)('trust (skipped without root, un
 
   test('programs take the certificate after it, not before, and no longer after --undo', async () => {
     expect(await verdicts()).toEqual(nobody);
+    expect(await doctor()).toMatch(/^ok +trust +this machine does not trust .*\n +more: .*trust --data-dir/m);
     const dry = await trust('--dry-run');
     expect(dry).toMatchObject({ code: 0, stdout: expect.stringContaining('update-ca-certificates') });
     expect((await verdicts())['curl']).toMatch(/^refused/);
 
     expect(await trust()).toMatchObject({ code: 0, stdout: expect.stringContaining('Now trusted by') });
     expect(await verdicts()).toEqual(everybody);
+    expect(await doctor()).toMatch(/^ok +trust +this machine trusts "Ballast local authority/m);
+    expect(await doctor()).toMatch(/^ok +certificate +good for \*\.localhost until 20/m);
     expect(await trust()).toMatchObject({ code: 0, stdout: expect.stringContaining('trusts it already') });
 
     expect(await trust('--undo')).toMatchObject({ code: 0, stdout: expect.stringContaining('Taken out of') });
