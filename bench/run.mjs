@@ -2,7 +2,7 @@
  * `npm run bench [-- names] [--strict] [--quick]`: every figure of the README, each beside its floor measured in the same run.
  *
  * Names: branch (parts: suspended, running, big; as branch.running), create, wake, proxy, api, memory, disk, replica,
- * history (past, restore, snapshot, replay, bytes, depth); none: all. --quick: few rounds, to see that it works.
+ * serverless (sql, tls), history (past, restore, snapshot, replay, bytes, depth); none: all. --quick: few rounds, to see that it works.
  * Pools are loop-mounted XFS and btrfs images where root can mount them (BALLAST_BENCH_DIR: use that directory instead).
  * Results also go to bench/results/<time>.json. Exit code 0 unless --strict and a bar is not met.
  */
@@ -14,7 +14,19 @@ import { mountImage, plainDirectory } from './lib/pool-image.mjs';
 import { bootProduct } from './lib/product.mjs';
 import { printFigure, quantile, ratio, verdict } from './lib/stats.mjs';
 
-const NAMES = ['branch', 'create', 'wake', 'proxy', 'api', 'memory', 'disk', 'replica', 'history'];
+const NAMES = [
+  'branch',
+  'create',
+  'wake',
+  'proxy',
+  'serverless',
+  'load',
+  'api',
+  'memory',
+  'disk',
+  'replica',
+  'history',
+];
 const IMAGE_BYTES = 24 * 1024 ** 3;
 
 const { values: options, positionals } = parseArgs({

@@ -64,6 +64,15 @@ export async function selectOnly(place, way, { clients, transactions, mode }) {
   };
 }
 
+/** The same with a connection for every transaction: how many a second, and what each cost the process in the middle. */
+export async function connectOnly(place, way, { clients, connections }) {
+  const before = cpuMs(way.pid);
+  const each = String(Math.ceil(connections / clients));
+  const output = await pgbench(place, way.env, ['-n', '-S', '-C', '-c', String(clients), '-j', '1', '-t', each]);
+  const [, tps] = /tps = ([\d.]+) \(including reconnection/.exec(output);
+  return { perSecond: Number(tps), cpuUs: ((cpuMs(way.pid) - before) * 1000) / (Number(each) * clients) };
+}
+
 /**
  * A PgBouncer with two databases for the compute's one: `<database>` pools by session, `<database>_transaction` by
  * transaction. Runs as the compute's user: as root it would refuse to, and nobody else may enter the socket's directory.
