@@ -30,10 +30,21 @@ interface Fault {
   step: SyncStep | undefined;
 }
 
+interface Meanwhile {
+  step: SyncStep;
+  work: () => Promise<unknown>;
+}
+
 function failing() {
   let armed: Fault | undefined;
   let passed = 0;
+  let meanwhile: Meanwhile | undefined;
   const pass = async (step: SyncStep) => {
+    if (meanwhile?.step === step) {
+      const { work } = meanwhile;
+      meanwhile = undefined;
+      await work();
+    }
     if (armed?.step !== undefined && armed.step !== step) return;
     passed += 1;
     if (passed === armed?.at) throw new Error('simulated crash');
@@ -48,6 +59,10 @@ function failing() {
     arm(fault: Fault) {
       armed = fault;
       passed = 0;
+    },
+    /** Has something done at the next sync of a step. */
+    once(step: SyncStep, work: () => Promise<unknown>) {
+      meanwhile = { step, work };
     },
     /** True: the fault has happened. */
     disarm() {
@@ -93,6 +108,28 @@ describe('on any file system', () => {
   afterAll(async () => {
     await engine?.close();
     await pool?.remove();
+  });
+
+  test('a parent that writes much while its base is made gets its child all the same', async () => {
+    const write = (count: number) =>
+      engine.sql(
+        'main',
+        `create table if not exists public.much (filler text);
+         insert into public.much select repeat(md5(n::text), 20) from generate_series(1, ${count}) n`,
+      );
+    await write(30_000);
+    let written = false;
+    fault.once('base', async () => {
+      await write(30_000);
+      written = true;
+    });
+    await engine.child('late', 'main');
+    expect(written).toBe(true);
+    await engine.start('late');
+    expect(await engine.sql('late', 'select count(*) from public.much')).toEqual([['60000']]);
+    await engine.stop('late');
+    await engine.storage.deleteTimeline(ref('late'));
+    await engine.sql('main', 'drop table public.much');
   });
 
   test.each(['running', 'suspended'])(
