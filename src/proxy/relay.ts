@@ -2,8 +2,8 @@
  * Bytes both ways between a client and its compute, until both ends are closed.
  *
  * Back-pressure: a side that cannot take more stops the reading of the other, so a connection holds one read's worth
- * of bytes per direction, however slow its client. Ends are passed on one direction at a time (a client that has said
- * its last word still gets the answer); a broken connection breaks the other.
+ * of bytes per direction, however slow its client. The end of what a client says is passed on (it still gets the
+ * answer); the end of the compute, and a broken connection, end the session.
  */
 import type { Socket } from 'node:net';
 import { ChunkSocket } from './chunk-socket.ts';
@@ -12,7 +12,13 @@ import type { Traffic } from './connections.ts';
 import { refusalBytes } from './refusal.ts';
 import type { WalsenderFilter } from './walsender-filter.ts';
 
+/** How long a client may take to read on when its compute is gone. */
 const LINGER_MS = 30_000;
+/** How long it may then take to hang up. */
+const HANG_UP_MS = 2_000;
+
+const TERMINATE = 'X'.charCodeAt(0);
+const TERMINATE_BYTES = 5;
 
 const COMMAND_COMPLETE = 'C'.charCodeAt(0);
 const LAST_OF_ROLE = 'E'.charCodeAt(0);
@@ -40,15 +46,41 @@ export async function relay(client: ClientStream, compute: Socket, options: Rela
     client.end(refusalBytes(error));
   };
   pumpAnswers(compute, client, options);
-  if (options.filter) pumpFiltered(client, compute, options.filter, options.traffic, refuse);
-  else pump(client, compute, options.traffic);
+  let saidGoodbye = false;
+  const onData = (chunk: Buffer) => {
+    options.traffic.bytesIn += chunk.length;
+    saidGoodbye = endsInTerminate(chunk);
+  };
+  if (options.filter) pumpFiltered(client, compute, { filter: options.filter, onData, refuse });
+  else pump(client, compute, onData);
   client.on('close', () => compute.destroy());
-  compute.on('close', () => {
-    client.end();
-    // A client that neither reads on nor hangs up must not be kept for ever.
-    client.setTimeout(LINGER_MS, () => client.destroy());
-  });
+  // Postgres closes its side only when its process goes: it reads no more.
+  compute.on('end', () => compute.destroy());
+  // It goes when it has read a goodbye: then nobody waits for the client to hang up.
+  compute.on('close', () => hangUp(client, saidGoodbye ? 0 : HANG_UP_MS));
   await closed;
+}
+
+/** Only a hint: the bytes may stand at the end of something else as well. */
+function endsInTerminate(chunk: Buffer): boolean {
+  const at = chunk.length - TERMINATE_BYTES;
+  return at >= 0 && chunk[at] === TERMINATE && chunk.readUInt32BE(at + 1) === TERMINATE_BYTES - 1;
+}
+
+/** Ends a client whose compute is gone; it may neither refuse to read on nor to hang up, nor say more and more. */
+function hangUp(client: ClientStream, lingerMs: number): void {
+  if (client.destroyed) return;
+  const linger = () => {
+    client.resume();
+    const timer = setTimeout(() => client.destroy(), lingerMs);
+    client.once('close', () => clearTimeout(timer));
+  };
+  // What it sends must not count as a sign of life.
+  client.pause();
+  client.setTimeout(LINGER_MS, () => client.destroy());
+  client.end();
+  if (client.writableFinished) linger();
+  else client.once('finish', linger);
 }
 
 function pumpAnswers(compute: Socket, client: ClientStream, { onRoleChange, traffic }: RelayOptions): void {
@@ -67,9 +99,9 @@ function mayChangeRoles(chunk: Buffer): boolean {
   return chunk.includes(ROLE_TAG, Math.max(0, length - TAG_WINDOW_BYTES));
 }
 
-function pump(from: ClientStream, to: ClientStream, traffic: RelayOptions['traffic']): void {
+function pump(from: ClientStream, to: ClientStream, onData: (chunk: Buffer) => void): void {
   from.on('data', (chunk: Buffer) => {
-    traffic.bytesIn += chunk.length;
+    onData(chunk);
     passOn(chunk, from, to);
   });
   connectEnds(from, to);
@@ -81,16 +113,16 @@ function passOn(chunk: Buffer, from: ClientStream, to: ClientStream): void {
   else if (from instanceof ChunkSocket && to.writableLength === 0) from.giveBack();
 }
 
-function pumpFiltered(
-  from: ClientStream,
-  to: ClientStream,
-  filter: WalsenderFilter,
-  traffic: RelayOptions['traffic'],
-  refuse: (error: unknown) => void,
-): void {
+interface Filtering {
+  filter: WalsenderFilter;
+  onData: (chunk: Buffer) => void;
+  refuse: (error: unknown) => void;
+}
+
+function pumpFiltered(from: ClientStream, to: ClientStream, { filter, onData, refuse }: Filtering): void {
   let refused = false;
   from.on('data', (chunk: Buffer) => {
-    traffic.bytesIn += chunk.length;
+    onData(chunk);
     if (refused) return;
     try {
       for (const bytes of filter.push(chunk)) {
