@@ -53,15 +53,15 @@ export function createLiveTimelines(home: Pick<Home, 'secrets'>): LiveTimelines 
       };
       return {
         ...watched,
-        start: async (spec, changes) => {
-          if (spec.standby) return watched.start(spec, changes);
+        start: async (spec, changes, stopwatch) => {
+          if (spec.standby) return watched.start(spec, changes, stopwatch);
           const { endpointId, timeline } = spec;
           const noted = [...open].some(([id, one]) => one.endpointId === endpointId && id !== timeline.timelineId);
           // Its endpoint got other data: the note must go before the compute has an address again.
           if (noted) await suspend(endpointId);
           // Noted before, because clones may come the moment it runs; until then it has no address.
           open.set(timeline.timelineId, { endpointId, major: spec.pgVersion });
-          return watched.start(spec, changes);
+          return watched.start(spec, changes, stopwatch);
         },
         suspend,
       };

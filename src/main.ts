@@ -12,7 +12,7 @@ import { createApiServer } from './api/server.ts';
 import type { CatalogDatabase } from './catalog/database.ts';
 import { countAllProjects } from './catalog/descriptions.ts';
 import { nodeId as readNodeId } from './catalog/nodes.ts';
-import { endpointLost } from './catalog/reconciling.ts';
+import { endpointLost, endpointsByIds } from './catalog/reconciling.ts';
 import { createSupervisor } from './compute/supervisor.ts';
 import type { Supervisor } from './compute/types.ts';
 import type { Config } from './config.ts';
@@ -31,6 +31,7 @@ import { AppError } from './lib/errors.ts';
 import type { Logger } from './lib/log.ts';
 import { SecretBox } from './lib/secret-box.ts';
 import { createLiveTimelines, type LiveTimelines } from './live-timelines.ts';
+import { createMetrics, type Metrics } from './metrics.ts';
 import { createActions } from './operations/actions/actions.ts';
 import { createBackground } from './operations/background.ts';
 import { createQueue, type RunnerQueue } from './operations/queue.ts';
@@ -115,6 +116,12 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
   stops.push({ what: 'queue', run: async () => queue.close() });
   const proxyClosing: Parts['proxyClosing'] = {};
   const connections = createConnections();
+  const metrics = createMetrics({
+    connections,
+    runningComputes: () => supervisor.running().length,
+    existing: async (ids) =>
+      (await endpointsByIds(catalog.work, ids)).filter(({ deleted }) => !deleted).map(({ id }) => id),
+  });
   stops.push({ what: 'proxy connections', run: async () => proxyClosing.done });
   const parts = {
     config,
@@ -130,6 +137,7 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
     catalog,
     live,
     connections,
+    metrics,
     proxyClosing,
     logger,
     stops,
@@ -175,6 +183,7 @@ interface Parts {
   catalog: Catalogs;
   live: LiveTimelines;
   connections: Connections;
+  metrics: Metrics;
   /** Clients whose computes stop hear so from Postgres: their connections are waited for after that. */
   proxyClosing: { done?: Promise<void> };
   logger: Logger;
@@ -278,7 +287,12 @@ async function startWork(parts: Parts): Promise<ProxyAccessWithCaches> {
     poolIsFull: () => space.isFull(),
     defaultPreloadLibraries: preloadLibraries().flatMap((library) => (library.isDefault ? [library.name] : [])),
   });
-  const runner = new Runner({ ...common, actions, onEnded: (row) => access.invalidate(row.projectId) });
+  const runner = new Runner({
+    ...common,
+    actions,
+    onEnded: (row) => access.invalidate(row.projectId),
+    observe: (end) => parts.metrics.operationEnded(end),
+  });
 
   stops.push({ what: 'computes', run: () => stopComputes(work, supervisor) });
   stops.push({ what: 'computes in the past', run: () => past.close() });
@@ -331,7 +345,20 @@ async function stopComputes(catalog: CatalogDatabase, supervisor: Supervisor): P
 }
 
 async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<{ apiPort: number; pgPort: number }> {
-  const { config, home, nodeId, installations, storage, schemas, queue, catalog, proxyClosing, logger, stops } = parts;
+  const {
+    config,
+    home,
+    nodeId,
+    installations,
+    storage,
+    schemas,
+    queue,
+    catalog,
+    proxyClosing,
+    logger,
+    stops,
+    metrics,
+  } = parts;
   const certificates = await loadCertificates({ home, config });
   if (certificates.authorityReplaced) {
     const caFile = certificates.caFile;
@@ -343,8 +370,10 @@ async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<
     domain: config.domain,
     requireTls: config.domain !== 'localhost',
     connections: parts.connections,
+    observer: metrics.proxyObserver,
     logger,
   });
+  metrics.watchProxy(proxy);
   await proxy.listen(config.listen, config.pgPort);
   stops.push({ what: 'proxy listener', run: async () => void (proxyClosing.done = proxy.close(PROXY_GRACE_MS)) });
   let { renewAt } = certificates;
@@ -383,7 +412,14 @@ async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<
     onProjectChanged: (projectId) => access.invalidate(projectId),
   });
   stops.push({ what: 'control plane', run: () => controlPlane.close() });
-  const api = createApiServer({ controlPlane, handlers, document: loadDocument(), logger, dataPlane: proxy.http });
+  const api = createApiServer({
+    controlPlane,
+    handlers,
+    document: loadDocument(),
+    logger,
+    dataPlane: proxy.http,
+    metrics,
+  });
   stops.push({ what: 'API', run: () => api.close() });
   const { port: apiPort } = await api.start(config.listen, config.apiPort);
   return { apiPort, pgPort: proxy.port };

@@ -4,6 +4,7 @@
  *   /api/v2/...   the contract (routes.ts)
  *   /api/v1/...   410, pointing to v2
  *   /healthz      200 while the process serves
+ *   /metrics      for Prometheus, with a personal API key
  *   /sql, and every WebSocket   handed to the data plane as they come, when there is one
  *
  * Bodies arrive as bytes; the contract decodes them (JSON or form) and validates. Bodies, headers and times are bounded.
@@ -16,10 +17,12 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { fastify } from 'fastify';
 import { createContract } from '../contract/contract.ts';
 import type { ContractDocument } from '../contract/document.ts';
+import { assertPersonalKey } from '../control-plane/access.ts';
 import type { ControlPlane } from '../control-plane/control-plane.ts';
 import { listenOnTwin, type LoopbackTwin } from '../lib/loopback-twin.ts';
 import { AppError, errorMessage } from '../lib/errors.ts';
 import type { Logger } from '../lib/log.ts';
+import { authenticate, type Authenticator } from './authenticate.ts';
 import { errorBody, errorStatus, noSuchRoute, toAppError } from './errors.ts';
 import type { HandlerTable } from './handler.ts';
 import { requestId } from './request-id.ts';
@@ -37,6 +40,12 @@ export interface ApiServerOptions {
   document: ContractDocument;
   logger: Logger;
   dataPlane?: DataPlane;
+  metrics?: MetricsSource;
+}
+
+export interface MetricsSource {
+  readonly contentType: string;
+  read(): Promise<string>;
 }
 
 /** SQL over HTTP and WebSockets; main.ts connects it. */
@@ -57,13 +66,16 @@ export interface ApiServer {
 export function createApiServer(options: ApiServerOptions): ApiServer {
   const { controlPlane, handlers, logger } = options;
   const app = createApp(logger);
+  const authenticator: Authenticator = (token, remoteAddress) =>
+    controlPlane.apiKeys.authenticate(token, remoteAddress);
   registerRoutes(app, {
     contract: createContract(options.document),
     handlers,
     controlPlane,
-    authenticator: (token, remoteAddress) => controlPlane.apiKeys.authenticate(token, remoteAddress),
+    authenticator,
   });
   app.get('/healthz', () => ({ status: 'ok' }));
+  if (options.metrics) serveMetrics(app, options.metrics, authenticator);
   for (const url of ['/api/v1', '/api/v1/*']) app.all(url, answerGone);
   if (options.dataPlane) serveDataPlane(app, options.dataPlane);
   let twin: LoopbackTwin | undefined;
@@ -95,6 +107,13 @@ function serveDataPlane(app: FastifyInstance, dataPlane: DataPlane): void {
     () => undefined,
   );
   app.server.on('upgrade', (request, socket, head) => dataPlane.upgrade(request, socket, head));
+}
+
+function serveMetrics(app: FastifyInstance, metrics: MetricsSource, authenticator: Authenticator): void {
+  app.get('/metrics', async (request, reply) => {
+    assertPersonalKey(await authenticate(authenticator, request.headers.authorization, request.ip));
+    return reply.type(metrics.contentType).send(await metrics.read());
+  });
 }
 
 function createApp(logger: Logger): FastifyInstance {

@@ -13,6 +13,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { Home } from '../home.ts';
 import { AppError, isAppError } from '../lib/errors.ts';
 import type { Logger } from '../lib/log.ts';
+import type { Stopwatch } from '../lib/stopwatch.ts';
 import { HOST_ROLES_SQL } from '../postgres/hardening.ts';
 import type { InternalSession } from '../postgres/internal-session.ts';
 import { readControlData } from '../postgres/control-data.ts';
@@ -52,6 +53,8 @@ export interface StartContext {
   fastStopWithinMs: number;
   /** See sandbox.ts. */
   launcher: readonly string[];
+  /** Of this start: `prepare` up to the start of Postgres, `postgres` until that takes sessions. */
+  watch?: Stopwatch | undefined;
 }
 
 /** Crash recovery and replay count. A server that gives up is noticed at once, so this only ends what hangs. */
@@ -209,6 +212,7 @@ async function launch(
       rotateLog(places.log),
       writeRecord(places, recordOf(context, spec, socketDirectory, false)),
     ]);
+    context.watch?.lap('prepare');
     const server = await startServer({
       installation,
       dataDirectory,
@@ -218,6 +222,7 @@ async function launch(
       logFile: places.log,
       readyWithinMs: READY_WITHIN_MS,
     });
+    context.watch?.lap('postgres');
     await sealSocketDirectory(places.openSocketDirectory, socketDirectory, spec.owner);
     const secret = await context.secret();
     return new Compute({

@@ -15,6 +15,7 @@ import { AppError, errorMessage } from '../lib/errors.ts';
 import { KeyLock } from '../lib/key-lock.ts';
 import type { Logger } from '../lib/log.ts';
 import { Semaphore } from '../lib/semaphore.ts';
+import type { Stopwatch } from '../lib/stopwatch.ts';
 import { findServer, readPostmaster, stopServer } from '../postgres/server.ts';
 import type { Installations } from '../postgres/types.ts';
 import type { Storage, TimelineRef } from '../storage/types.ts';
@@ -87,7 +88,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   };
   const alone = <T>(endpointId: string, work: () => Promise<T>) => state.endpoints.exclusive(endpointId, work);
   return {
-    start: (spec, changes) => alone(spec.endpointId, () => start(state, spec, changes)),
+    start: (spec, changes, watch) => alone(spec.endpointId, () => start(state, spec, changes, watch)),
     suspend: (endpointId) => alone(endpointId, () => suspend(state, endpointId)),
     applyChanges: (endpointId, changes) =>
       alone(endpointId, async () => {
@@ -142,7 +143,7 @@ function findPrimary(state: State, { projectId, timelineId }: TimelineRef): Comp
   return undefined;
 }
 
-async function start(state: State, spec: ComputeSpec, given: readonly ComputeChange[]) {
+async function start(state: State, spec: ComputeSpec, given: readonly ComputeChange[], watch?: Stopwatch) {
   const changes = spec.standby ? [] : given;
   const current = running(state, spec.endpointId);
   if (current && isSameSpec(current.spec, spec) && (await current.isAlive())) {
@@ -154,10 +155,10 @@ async function start(state: State, spec: ComputeSpec, given: readonly ComputeCha
     current.tracker.noteUse();
     return current.address;
   }
-  if (spec.standby) return startStandby(state, spec, spec.standby);
+  if (spec.standby) return startStandby(state, spec, spec.standby, watch);
   const compute = await state.context.storage.withDataDirectory(spec.timeline, async () => {
     await stopCurrent(state, spec.endpointId);
-    const started = await state.starts.run(() => startCompute(state.context, spec));
+    const started = await state.starts.run(() => startCompute({ ...state.context, watch }, spec));
     // Still under the lock: a clone in this moment would find a Postgres that runs and that nobody answers for.
     await applyChanges(started.sessions, changes).catch(async (error: unknown) => {
       await started.stop();
@@ -170,7 +171,12 @@ async function start(state: State, spec: ComputeSpec, given: readonly ComputeCha
 }
 
 /** Its data is made anew: what it was at the last time is of no use to anybody. */
-async function startStandby(state: State, spec: ComputeSpec, { of, point }: StandbySpec): Promise<ComputeAddress> {
+async function startStandby(
+  state: State,
+  spec: ComputeSpec,
+  { of, point }: StandbySpec,
+  watch: Stopwatch | undefined,
+): Promise<ComputeAddress> {
   const { timeline, owner, endpointId } = spec;
   const { storage } = state.context;
   if (of.projectId !== timeline.projectId) throw new Error('a standby is in the project of its primary');
@@ -179,7 +185,7 @@ async function startStandby(state: State, spec: ComputeSpec, { of, point }: Stan
     return await storage.withDataDirectory(timeline, async () => {
       // Before its turn to start: it waits for a primary that starts, which may be waiting for a turn.
       await storage.createStandbyTimeline({ ...timeline, parentTimelineId: of.timelineId, owner, point });
-      const started = await state.starts.run(() => startCompute(state.context, spec));
+      const started = await state.starts.run(() => startCompute({ ...state.context, watch }, spec));
       register(state, started);
       return started.address;
     });

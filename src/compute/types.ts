@@ -3,6 +3,7 @@
  *
  * A compute is the running Postgres of an endpoint: one process tree, one Unix socket, known by its endpoint id.
  */
+import type { Stopwatch } from '../lib/stopwatch.ts';
 import type { FileOwner, TimelinePoint, TimelineRef } from '../storage/types.ts';
 
 export interface ComputeSpec {
@@ -114,9 +115,9 @@ export interface Supervisor {
   /**
    * Starts Postgres on the timeline, finishes recovery of a fresh clone, applies `changes`, and returns when clients
    * may enter. Already running with the same spec: applies `changes` only. Running with another spec: restarts.
-   * A standby's timeline is made first, and a standby takes no changes.
+   * A standby's timeline is made first, and a standby takes no changes. `watch` gets the laps `prepare` and `postgres`.
    */
-  start(spec: ComputeSpec, changes: readonly ComputeChange[]): Promise<ComputeAddress>;
+  start(spec: ComputeSpec, changes: readonly ComputeChange[], watch?: Stopwatch): Promise<ComputeAddress>;
   /**
    * Clean shutdown (fast, then immediate after a deadline). No error when it is not running. The timeline of a standby
    * goes with it.

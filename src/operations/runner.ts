@@ -23,7 +23,7 @@ import { isAppError } from '../lib/errors.ts';
 import { newUuid } from '../lib/ids.ts';
 import type { Logger } from '../lib/log.ts';
 import type { RunnerQueue } from './queue.ts';
-import type { Action, Outcome } from './types.ts';
+import type { Action, OperationEnd, Outcome } from './types.ts';
 
 export interface RunnerOptions {
   /** A database of its own: requests that queue for connections must not hold back the work that they wait for. */
@@ -34,6 +34,8 @@ export interface RunnerOptions {
   logger: Logger;
   /** Called before those who wait for the operation hear of its end. */
   onEnded?: (row: OperationRow) => void;
+  /** Called for every end, with how long it took. */
+  observe?: (end: OperationEnd) => void;
   limits?: Partial<RunnerLimits>;
 }
 
@@ -68,6 +70,12 @@ interface Lane {
   claiming: boolean;
   /** Something may have become runnable while a claim was under way. */
   again: boolean;
+}
+
+/** How long a claimed operation had waited, and what claiming it took. */
+interface ClaimTimes {
+  queueMs: number;
+  claimMs: number;
 }
 
 interface Running {
@@ -165,6 +173,7 @@ export class Runner {
     const limit = one.slots - one.active;
     if (!this.#accepting || limit <= 0) return;
     const { catalog, nodeId, logger } = this.#options;
+    const askedMs = performance.now();
     try {
       const claimed = await claimOperations(catalog, {
         owner: this.#owner,
@@ -174,7 +183,8 @@ export class Runner {
         limit,
       });
       this.#unreachable = false;
-      for (const operation of claimed) this.#begin(one, operation);
+      const claimMs = performance.now() - askedMs;
+      for (const operation of claimed) this.#begin(one, operation, claimMs);
     } catch (error) {
       // The next poll tries again; one line in the log is enough.
       if (!this.#unreachable) logger.warn({ err: error }, 'operations cannot be claimed');
@@ -182,12 +192,12 @@ export class Runner {
     }
   }
 
-  #begin(one: Lane, operation: ClaimedOperation): void {
+  #begin(one: Lane, operation: ClaimedOperation, claimMs: number): void {
     // Its lease ran out while the catalog was away and we claimed our own work again: the first run goes on.
     if (this.#running.has(operation.id)) return;
     one.active += 1;
     const abort = new AbortController();
-    const done = this.#work(operation, abort.signal)
+    const done = this.#work(operation, abort.signal, { queueMs: queueMs(operation), claimMs })
       .catch((error: unknown) =>
         this.#options.logger.error({ err: error, operation: operation.id }, 'an operation was left to the next runner'),
       )
@@ -199,7 +209,7 @@ export class Runner {
     this.#running.set(operation.id, { operation, abort, done });
   }
 
-  async #work(operation: ClaimedOperation, signal: AbortSignal): Promise<void> {
+  async #work(operation: ClaimedOperation, signal: AbortSignal, times: ClaimTimes): Promise<void> {
     const { actions, logger } = this.#options;
     const log = logger.child({
       operation: operation.id,
@@ -209,17 +219,27 @@ export class Runner {
     });
     if (isObsolete(operation)) return this.#end(operation, { skip: true }, 'skipped', null, signal);
     const begunMs = performance.now();
+    const ended = (status: OperationStatus, outcome?: Outcome): void => {
+      const durationMs = Math.round(performance.now() - begunMs);
+      const own = outcome?.phases;
+      const phases = own ? { queue: times.queueMs, claim: times.claimMs, ...own } : {};
+      this.#options.observe?.({ action: operation.action, status, durationMs, phases });
+      if (own) log.info({ durationMs, phases: rounded(phases) }, 'operation ended');
+      else log.debug({ durationMs }, 'operation ended');
+    };
     try {
       const outcome = await actions[operation.action].run(operation, signal);
-      await this.#end(operation, outcome, outcome?.skip ? 'skipped' : 'finished', null, signal);
+      const status = outcome?.skip ? 'skipped' : 'finished';
+      await this.#end(operation, outcome, status, null, signal);
+      ended(status, outcome);
     } catch (error) {
       if (signal.aborted) return void log.info('gave an operation back');
-      return this.#failed(operation, error, signal, log);
+      if (await this.#failed(operation, error, signal, log)) ended('failed');
     }
-    log.debug({ durationMs: Math.round(performance.now() - begunMs) }, 'operation ended');
   }
 
-  async #failed(operation: ClaimedOperation, error: unknown, signal: AbortSignal, log: Logger): Promise<void> {
+  /** True when it was given up, false when it is tried again. */
+  async #failed(operation: ClaimedOperation, error: unknown, signal: AbortSignal, log: Logger): Promise<boolean> {
     const text = isAppError(error) ? error.message : UNKNOWN_ERROR;
     const internal = isAppError(error) ? error.internal : undefined;
     const final = isAppError(error) && error.kind !== 'unavailable' && error.kind !== 'internal';
@@ -232,7 +252,7 @@ export class Runner {
         signal,
       );
       setTimeout(() => this.#fill(), delayMs + 1).unref();
-      return;
+      return false;
     }
     try {
       const undone = await this.#options.actions[operation.action].undo(operation);
@@ -242,6 +262,7 @@ export class Runner {
       log.error({ err: undoError }, 'an operation could not be undone');
       await this.#end(operation, undefined, 'failed', text, signal);
     }
+    return true;
   }
 
   #retryDelayMs(failures: number): number {
@@ -308,6 +329,15 @@ export class Runner {
 
 class LostLease extends Error {
   override message = 'the lease was lost to another runner';
+}
+
+/** By the catalog's clock; a retry waits because it has to. */
+function queueMs({ failuresCount, createdAt, startedAt }: ClaimedOperation): number {
+  return failuresCount > 0 || startedAt === null ? 0 : Math.max(0, Date.parse(startedAt) - Date.parse(createdAt));
+}
+
+function rounded(phases: Readonly<Record<string, number>>): Record<string, number> {
+  return Object.fromEntries(Object.entries(phases).map(([phase, ms]) => [phase, Math.round(ms * 10) / 10]));
 }
 
 function lane(actions: readonly OperationAction[], slots: number, durable: boolean): Lane {

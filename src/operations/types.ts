@@ -1,7 +1,7 @@
 /**
  * Operations: the public rows are the queue. A request appends them in its own transaction; the runner does the work.
  */
-import type { JsonObject, OperationAction, OperationRow, Queryable } from '../catalog/types.ts';
+import type { JsonObject, OperationAction, OperationRow, OperationStatus, Queryable } from '../catalog/types.ts';
 
 export interface NewOperation {
   projectId: string;
@@ -33,8 +33,18 @@ export interface OperationQueue {
 /** Rows that change together with the operation's end, in one transaction. May run more than once. */
 export type Transition = (tx: Queryable) => Promise<void>;
 
-/** What a run came to: `skip` ends the operation as skipped. */
-export type Outcome = { transition?: Transition; skip?: true } | void;
+/** What a run came to: `skip` ends the operation as skipped, `phases` are the milliseconds that its parts took. */
+export type Outcome = { transition?: Transition; skip?: true; phases?: Readonly<Record<string, number>> } | void;
+
+/** The end of an operation on this node, for whoever keeps figures. */
+export interface OperationEnd {
+  action: OperationAction;
+  status: OperationStatus;
+  /** From its claim; of the last try. */
+  durationMs: number;
+  /** `queue`: until it was claimed, `claim`: what claiming took; then those of the run. Empty unless the run told any. */
+  phases: Readonly<Record<string, number>>;
+}
 
 /** One file per action in operations/actions/. Both functions are idempotent. */
 export interface Action {

@@ -15,6 +15,7 @@ import {
 import type { RolesAndDatabases } from '../../compute/types.ts';
 import { AppError, isAppError } from '../../lib/errors.ts';
 import { newPassword } from '../../lib/ids.ts';
+import { startStopwatch, type Stopwatch } from '../../lib/stopwatch.ts';
 import { buildVerifier } from '../../postgres/wire/scram.ts';
 import type { Action } from '../types.ts';
 import { computeSpec, endpointOf, pendingChanges, type ActionContext } from './context.ts';
@@ -24,16 +25,20 @@ export function startCompute(context: ActionContext): Action {
   return {
     run: async (operation) => {
       const endpointId = endpointOf(operation);
+      const watch = startStopwatch();
       const work = await computeWork(catalog, endpointId);
       if (!work) throw new AppError('not_found', 'endpoint not found');
       if (work.type === 'read_only') {
-        await startWith(context, work);
-        return { transition: (tx) => endpointActive(tx, endpointId) };
+        await startWith(context, work, watch);
+        watch.lap('configure');
+        return { phases: watch.laps, transition: (tx) => endpointActive(tx, endpointId) };
       }
-      const applied = await startAnyway(context, work);
+      const applied = await startAnyway(context, work, watch);
       // A new branch's rows are a copy of what its parent's said; SQL may have changed the parent a moment before.
       const facts = work.factsDue ? await firstFacts(context, work) : undefined;
+      watch.lap('configure');
       return {
+        phases: watch.laps,
         transition: async (tx) => {
           await settlePending(tx, work.branchId, applied);
           if (facts) {
@@ -80,15 +85,16 @@ async function firstFacts(context: ActionContext, work: ComputeWork): Promise<Ro
 async function startAnyway(
   context: ActionContext,
   work: ComputeWork,
+  watch: Stopwatch,
 ): Promise<Pick<ComputeWork, 'roles' | 'databases'>> {
   try {
-    await startWith(context, work);
+    await startWith(context, work, watch);
     return work;
   } catch (error) {
     const none = { roles: [], databases: [] };
     // 'unavailable' is about the compute itself; everything else came from a change.
     if (pendingChanges(work).length === 0 || isAppError(error, 'unavailable')) throw error;
-    await startWith(context, { ...work, ...none });
+    await startWith(context, { ...work, ...none }, watch);
     context.logger.warn(
       { err: error, endpoint: work.endpointId },
       'pending changes were refused; the compute started without them',
@@ -101,7 +107,7 @@ async function startAnyway(
  * Starts (or restarts, when the settings differ) and applies what is pending, which a read replica gets from its
  * primary. Shared with apply_config.
  */
-export async function startWith(context: ActionContext, work: ComputeWork): Promise<void> {
+export async function startWith(context: ActionContext, work: ComputeWork, watch?: Stopwatch): Promise<void> {
   if (work.branchState === 'init') throw new AppError('unprocessable', 'the branch could not be created');
   if (context.poolIsFull()) {
     throw new AppError(
@@ -111,6 +117,7 @@ export async function startWith(context: ActionContext, work: ComputeWork): Prom
   }
   // What SQL changed while nobody looked is found by comparing again.
   context.syncedFingerprints.delete(work.endpointId);
-  await context.supervisor.start(computeSpec(work, context), work.type === 'read_only' ? [] : pendingChanges(work));
+  const changes = work.type === 'read_only' ? [] : pendingChanges(work);
+  await context.supervisor.start(computeSpec(work, context), changes, watch);
   context.appliedAtMs.set(work.endpointId, performance.now());
 }
