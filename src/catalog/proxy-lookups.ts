@@ -17,6 +17,7 @@ export interface EndpointLookup {
   blockPublicConnections: boolean;
   minCu: number;
   maxCu: number;
+  jwks: { jwksUrl: string; audience: string | null; roleNames: string[] }[];
 }
 
 const LOOKUP = `
@@ -27,7 +28,10 @@ const LOOKUP = `
        coalesce((p.settings #>> '{allowed_ips,protected_branches_only}')::boolean, false) as protected_branches_only,
        coalesce((p.settings ->> 'block_public_connections')::boolean, false) as block_public_connections,
        coalesce(e.autoscaling_limit_min_cu, 0.25)::float8 as min_cu,
-       coalesce(e.autoscaling_limit_max_cu, 0.25)::float8 as max_cu`;
+       coalesce(e.autoscaling_limit_max_cu, 0.25)::float8 as max_cu,
+       (select coalesce(jsonb_agg(jsonb_build_object('jwksUrl', j.jwks_url, 'audience', j.jwt_audience,
+            'roleNames', to_jsonb(j.role_names)) order by j.created_at, j.id), '[]')
+         from project_jwks j where j.project_id = b.project_id and (j.branch_id is null or j.branch_id = b.id)) as jwks`;
 
 /** Undefined for what is deleted, its branch and its project included. */
 export async function lookUpEndpoint(db: Queryable, endpointId: string): Promise<EndpointLookup | undefined> {
@@ -61,7 +65,7 @@ export async function lookUpPast(db: Queryable, id: string): Promise<Omit<Endpoi
   const [row] = await db.query<Omit<EndpointLookup, 'type'>>(
     `select found.branch_id as endpoint_id, found.project_id, found.branch_id, found.disabled, found.protected,
        found.read_write_endpoint_id, found.allowed_ips, found.protected_branches_only, found.block_public_connections,
-       found.min_cu, found.max_cu
+       found.min_cu, found.max_cu, found.jwks
      from (${LOOKUP}
        from branches b join projects p on p.id = b.project_id
        left join endpoints e on e.id = $1 and e.branch_id = b.id and e.deleted_at is null

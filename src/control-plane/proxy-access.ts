@@ -37,7 +37,7 @@ import type {
 /** The engine as the proxy's side needs it; main.ts connects it. */
 export interface ComputeFacts {
   /** Undefined when the endpoint's compute does not run or does not take clients. Never blocks. */
-  address(endpointId: string): { socketDirectory: string; port: number } | undefined;
+  address(endpointId: string): { socketDirectory: string; port: number; claimsKey?: Buffer } | undefined;
   /** Calls once when the compute comes up, which is a moment before its operation ends. Returns how to give up. */
   onceStarted(endpointId: string, listener: () => void): () => void;
   noteConnections(endpointId: string, open: number, change?: ConnectionChange): void;
@@ -165,8 +165,13 @@ export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyA
   };
 }
 
-const socketOf = (address: { socketDirectory: string; port: number }): SocketAddress => ({
-  path: `${address.socketDirectory}/.s.PGSQL.${address.port}`,
+const socketOf = ({
+  socketDirectory,
+  port,
+  claimsKey,
+}: NonNullable<ReturnType<ComputeFacts['address']>>): SocketAddress => ({
+  path: `${socketDirectory}/.s.PGSQL.${port}`,
+  ...(claimsKey && { claimsKey }),
 });
 
 const isBranchId = (name: string): boolean => name.startsWith('br-');
@@ -281,6 +286,7 @@ function toProxyEndpoint(row: Lookup, compute: ComputeFacts): ProxyEndpoint {
     allowedIps: applies ? row.allowedIps : [],
     blockPublicConnections,
     maxConnections: compute.maxConnections(row.minCu, row.maxCu),
+    jwks: row.jwks,
     ...(type !== 'read_write' && { readWriteEndpointId }),
   };
 }

@@ -16,8 +16,17 @@ export interface ProxyEndpoint {
   maxConnections: number;
   /** Where roles are changed; null: nowhere now. Undefined: the endpoint is itself the read-write one of its branch. */
   readWriteEndpointId?: string | null;
+  /** Who may enter with a JWT; none: nobody. */
+  jwks?: readonly JwksRule[];
   /** Undefined: the present. */
   point?: PastPoint;
+}
+
+export interface JwksRule {
+  jwksUrl: string;
+  /** Null: any. */
+  audience: string | null;
+  roleNames: readonly string[];
 }
 
 export type PastPoint = Exclude<PointQuery, { kind: 'head' }>;
@@ -37,6 +46,8 @@ export type ConnectionChange = 'use' | 'no use';
 export interface SocketAddress {
   /** Path of the compute's Unix socket file. */
   path: string;
+  /** Signs what the compute is told of a JWT. */
+  claimsKey?: Buffer;
   /** It slept, and was started while this was being asked. */
   woken?: boolean;
 }

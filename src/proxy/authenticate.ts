@@ -118,9 +118,15 @@ async function readVerifier(claim: Claim, endpoint: ProxyEndpoint): Promise<Scra
  * over an outdated salt cannot be checked again; and for known and unknown roles alike, so that neither can be told.
  */
 async function currentVerifier(claim: Claim, endpoint: ProxyEndpoint): Promise<ScramVerifier> {
-  const suspicion = claim.roleChanges.suspicion(endpoint);
+  const suspicion = suspicionOf(claim, endpoint);
   if (suspicion !== 'none') await refresh(claim, endpoint, suspicion === 'strong');
   return readVerifier(claim, endpoint);
+}
+
+/** Postgres does not ask for passwords of roles that JWTs stand for: what is checked here is all that is checked. */
+function suspicionOf({ roleChanges, role }: Claim, endpoint: ProxyEndpoint): ReturnType<RoleChanges['suspicion']> {
+  const isJwtRole = endpoint.jwks?.some(({ roleNames }) => roleNames.includes(role)) === true;
+  return isJwtRole ? 'strong' : roleChanges.suspicion(endpoint);
 }
 
 function refresh({ access, closed }: Claim, endpoint: ProxyEndpoint, fresh: boolean): Promise<boolean> {
@@ -137,7 +143,7 @@ async function checkCleartext(claim: Claim, endpoint: ProxyEndpoint, password: s
  * that SQL changed in a way that the proxy cannot see is then good until the next periodic comparison.
  */
 export async function checkQueryPassword(claim: Claim, endpoint: ProxyEndpoint, password: string): Promise<LoginKeys> {
-  if (claim.roleChanges.suspicion(endpoint) === 'strong') await refresh(claim, endpoint, true);
+  if (suspicionOf(claim, endpoint) === 'strong') await refresh(claim, endpoint, true);
   return checkAgainst(claim, endpoint, password, await readVerifier(claim, endpoint));
 }
 

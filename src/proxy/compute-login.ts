@@ -51,7 +51,8 @@ const AWAY_CODES = new Set(['57P03', '57P01', '57P02']);
 export interface LoginOptions {
   address: SocketAddress;
   parameters: ReadonlyMap<string, string>;
-  keys: LoginKeys;
+  /** Undefined: the compute lets Ballast in as this role. */
+  keys: LoginKeys | undefined;
   timeoutMs: number;
   /** The client went away, or waited long enough. */
   signal: AbortSignal;
@@ -129,7 +130,10 @@ function takeMessage(received: Buffer): { message: Message; rest: Buffer } | und
 }
 
 /** Takes message by message; gives what there is to know once Postgres is ready. */
-function createLogin(keys: LoginKeys, send: (bytes: Buffer) => void): (next: Message) => Greeting | undefined {
+function createLogin(
+  keys: LoginKeys | undefined,
+  send: (bytes: Buffer) => void,
+): (next: Message) => Greeting | undefined {
   const answer = createAuthenticator(keys, send);
   const greeting: Buffer[] = [];
   let greetingBytes = 0;
@@ -160,13 +164,15 @@ function createLogin(keys: LoginKeys, send: (bytes: Buffer) => void): (next: Mes
   };
 }
 
-function createAuthenticator(keys: LoginKeys, send: (bytes: Buffer) => void): (request: Message) => void {
-  const scram = createScramClient(keys);
+function createAuthenticator(keys: LoginKeys | undefined, send: (bytes: Buffer) => void): (request: Message) => void {
+  const scram = keys && createScramClient(keys);
   return ({ body }) => {
     const data = body.toString('latin1', 4);
-    switch (body.readInt32BE(0)) {
-      case AUTHENTICATION.ok:
-        return;
+    const method = body.readInt32BE(0);
+    if (method === AUTHENTICATION.ok) return;
+    // It has not been told yet that the role is one of JWTs; a wake tells it.
+    if (!scram) throw new ProtocolError('the compute asks for a password');
+    switch (method) {
       case AUTHENTICATION.sasl:
         if (!data.split('\0').includes(SCRAM_SHA_256)) throw new ProtocolError('the compute does not offer SCRAM');
         return send(saslInitialResponse(SCRAM_SHA_256, scram.first()));

@@ -40,6 +40,8 @@ export interface ProxyLimits {
   /** Queries over HTTP that wait for such a connection, per endpoint, and for how long. */
   maxSqlWaiting: number;
   sqlWaitMs: number;
+  /** A URL of JSON Web Keys is asked again at most this often. */
+  jwksRefreshMs: number;
   /** Bytes of one message of a WebSocket. */
   maxWebSocketMessageBytes: number;
   /** Bytes that all WebSockets together may have sent before they have authenticated. */
@@ -69,6 +71,7 @@ export const DEFAULT_LIMITS: ProxyLimits = {
   sqlPoolIdleMs: 300_000,
   maxSqlWaiting: 1_000,
   sqlWaitMs: 30_000,
+  jwksRefreshMs: 30_000,
   maxWebSocketMessageBytes: 64 * 1024 * 1024,
   maxWebSocketEarlyBytes: 256 * 1024 * 1024,
 };

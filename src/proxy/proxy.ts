@@ -84,6 +84,8 @@ export interface ProxyContext {
   loginFailures: LoginFailures;
   roleChanges: RoleChanges;
   pooler: Pooler;
+  /** Milliseconds that only ever grow. */
+  nowMs: () => number;
 }
 
 const KEEPALIVE_DELAY_MS = 60_000;
@@ -110,6 +112,7 @@ export function createProxy(options: ProxyOptions): Proxy {
     pooler: createPooler({ ...shared, nowMs }),
     identify: (serverName) => identities(serverName),
     domain,
+    nowMs,
     requireTls: options.requireTls,
     // From the key, so that the salts of roles that do not exist survive a restart as those of real ones do.
     mockSecret: createHash('sha256').update('mock verifiers').update(options.tls.key).digest(),

@@ -31,7 +31,7 @@ export interface Reach {
 /** Rejects with Refusal, PostgresRefusal, AppError, or the reason of `closed`. */
 export async function reachCompute(
   context: ReachContext,
-  { endpoint, keys }: { endpoint: ProxyEndpoint; keys: LoginKeys },
+  { endpoint, keys }: { endpoint: ProxyEndpoint; keys: LoginKeys | undefined },
   { parameters, role, closed }: Reach,
 ): Promise<{ session: ComputeSession; reached: SocketAddress }> {
   const deadline = AbortSignal.timeout(context.limits.wakeTimeoutMs);

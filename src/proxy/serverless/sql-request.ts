@@ -48,7 +48,7 @@ export function readSqlHeaders(headers: IncomingHttpHeaders): SqlHeaders {
   const deferrable = isTrue('neon-batch-deferrable');
   return {
     connectionString: text('neon-connection-string'),
-    token: /^Bearer (.+)$/s.exec(headers.authorization ?? '')?.[1],
+    token: bearerToken(headers.authorization),
     rawText: isTrue('neon-raw-text-output'),
     arrayMode: isTrue('neon-array-mode'),
     batch: { isolation, readOnly, deferrable },
@@ -58,6 +58,16 @@ export function readSqlHeaders(headers: IncomingHttpHeaders): SqlHeaders {
       ...(deferrable && { 'neon-batch-deferrable': 'true' }),
     },
   };
+}
+
+/** Throws Refusal for any other kind of authorization. */
+function bearerToken(authorization: string | undefined): string | undefined {
+  if (authorization === undefined) return undefined;
+  const token = /^Bearer +(\S+)$/i.exec(authorization)?.[1];
+  if (token !== undefined) return token;
+  throw new Refusal(
+    'invalid connection string: missing authentication credentials: required authorization bearer token in JWT format',
+  );
 }
 
 /** The text of BEGIN. */

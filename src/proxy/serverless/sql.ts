@@ -1,51 +1,40 @@
 /**
  * `POST /sql`: one request from its headers to its answer.
  *
- * Who it is comes from the headers, and is checked before a byte of the body is read; nothing is woken before that.
- * From then on the request counts as a connection of its endpoint until it is answered. A client that goes away has
+ * Who it is comes from the headers (sql-entrant.ts). From then on the request counts as a connection of its endpoint until it is answered. A client that goes away has
  * its query cancelled.
  */
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { TLSSocket } from 'node:tls';
-import { setTimeout as sleep } from 'node:timers/promises';
-import type { ProxyEndpoint } from '../../control-plane/proxy-access.types.ts';
 import { errorMessage } from '../../lib/errors.ts';
-import { normaliseAddress } from '../address-rules.ts';
-import { LoginFailed, checkQueryPassword, findEndpoint } from '../authenticate.ts';
-import type { Claim } from '../authenticate.ts';
-import type { LoginKeys } from '../compute-login.ts';
 import type { ClientConnection } from '../connections.ts';
 import type { ProxyContext } from '../proxy.ts';
 import { PostgresRefusal, Refusal, refusalReason, refusals } from '../refusal.ts';
 import { reachCompute } from '../reach-compute.ts';
-import { mayBePlain } from '../session.ts';
 import { ConnectionClosed } from '../../postgres/wire/socket-reader.ts';
 import { untilAborted } from '../until-aborted.ts';
-import { parseConnectionString } from './connection-string.ts';
+import { signClaims } from './claims.ts';
+import type { KeySets } from './key-sets.ts';
 import { createAnswer } from './sql-answer.ts';
 import type { Answer } from './sql-answer.ts';
 import { NeverRead, createSqlConnection } from './sql-connection.ts';
+import type { SqlConnection } from './sql-connection.ts';
+import { enter } from './sql-entrant.ts';
+import type { Entrant } from './sql-entrant.ts';
 import { RequestTooLarge, QueryInterrupted, errorAnswer } from './sql-error.ts';
 import { pipeline } from './sql-messages.ts';
 import type { SqlPool } from './sql-pool.ts';
 import { beginText, parseSqlBody, readSqlHeaders } from './sql-request.ts';
 import type { Query, SqlBody, SqlHeaders } from './sql-request.ts';
 
-const NO_PARAMETERS: Pick<Query, 'parameters' | 'arrayMode'> = { parameters: [], arrayMode: false };
-
-interface Entrant {
-  address: string;
-  endpoint: ProxyEndpoint;
-  role: string;
-  database: string;
-  keys: LoginKeys;
-}
+const plain = (text: string, parameters: string[] = []): Query => ({ text, parameters, arrayMode: false });
+/** Until the end of the transaction; as a parameter, so that no view of statements shows it. */
+const SET_CLAIMS = `SELECT pg_catalog.set_config('pg_session_jwt.jwt', $1, true)`;
 
 /** Resolves when the request has been answered. Never rejects. */
 export async function serveSql(
   shared: ProxyContext,
-  pool: SqlPool,
+  { pool, keySets }: { pool: SqlPool; keySets: KeySets },
   request: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
@@ -60,7 +49,7 @@ export async function serveSql(
   });
   try {
     const headers = readSqlHeaders(request.headers);
-    const entrant = await enter(context, request, headers, gone.signal);
+    const entrant = await enter(context, keySets, request, headers, gone.signal);
     const body = parseSqlBody(await readBody(request, context.limits.maxSqlRequestBytes), headers.arrayMode);
     const json = await runCounted(context, pool, { id, entrant, headers, body, signal: gone.signal });
     if (body.batch) for (const [name, value] of Object.entries(headers.echo)) response.setHeader(name, value);
@@ -73,42 +62,6 @@ export async function serveSql(
     if (status === 500) context.logger.warn({ ...entry, err: error }, 'query over HTTP failed');
     response.statusCode = status;
     response.end(JSON.stringify(body));
-  }
-}
-
-/** Rejects with Refusal. */
-async function enter(
-  context: ProxyContext,
-  request: IncomingMessage,
-  headers: SqlHeaders,
-  closed: AbortSignal,
-): Promise<Entrant> {
-  const address = normaliseAddress(request.socket.remoteAddress);
-  const encrypted = (request.socket as TLSSocket).encrypted === true;
-  if (!encrypted && !mayBePlain(context, address)) throw refusals.insecure();
-  const release = context.counts.unauthenticated();
-  try {
-    if (context.counts.full()) throw refusals.tooManyAttempts();
-    const info = parseConnectionString(headers.connectionString, { domain: context.domain, needsPassword: true });
-    const { access, mockSecret, passwords, roleChanges } = context;
-    const claim: Claim = { access, mockSecret, passwords, roleChanges, role: info.role, address, closed };
-    const endpoint = await findEndpoint(claim, info.endpointId, info.choice);
-    const keys = await checkOrDelay(context, claim, endpoint, info.password!);
-    return { address, endpoint, role: info.role, database: info.database, keys };
-  } finally {
-    release();
-  }
-}
-
-async function checkOrDelay(context: ProxyContext, claim: Claim, endpoint: ProxyEndpoint, password: string) {
-  try {
-    return await checkQueryPassword(claim, endpoint, password);
-  } catch (error) {
-    if (!(error instanceof LoginFailed)) throw error;
-    context.counts.loginFailed();
-    const delayMs = context.loginFailures.note(claim.address, error.endpointId);
-    if (delayMs > 0) await sleep(delayMs, undefined, { signal: claim.closed }).catch(() => undefined);
-    throw refusals.password(claim.role);
   }
 }
 
@@ -159,20 +112,18 @@ async function runCounted(context: ProxyContext, pool: SqlPool, work: Work): Pro
 
 async function run(context: ProxyContext, pool: SqlPool, work: Work, connection: ClientConnection): Promise<string> {
   const { headers, body, entrant, signal } = work;
-  const queries = body.batch
-    ? [{ text: beginText(headers.batch), ...NO_PARAMETERS }, ...body.queries, { text: 'COMMIT', ...NO_PARAMETERS }]
-    : body.queries;
-  const bytes = pipeline(queries);
-  connection.traffic.bytesIn += bytes.length;
-  const options = {
-    rawText: headers.rawText,
-    arrayModes: queries.map(({ arrayMode }) => arrayMode),
-    maxBytes: context.limits.maxSqlResponseBytes,
-  };
+  const { maxSqlResponseBytes: maxBytes } = context.limits;
   for (;;) {
     const lease = await leaseConnection(context, pool, entrant, signal);
     connection.backend = () => lease.connection.processId;
-    const answer = createAnswer(options);
+    const before = claimsFor(entrant, lease.connection);
+    const queries = body.batch
+      ? [plain(beginText(headers.batch)), ...before, ...body.queries, plain('COMMIT')]
+      : [...before, ...body.queries];
+    const bytes = pipeline(queries);
+    connection.traffic.bytesIn += bytes.length;
+    const arrayModes = queries.map(({ arrayMode }) => arrayMode);
+    const answer = createAnswer({ rawText: headers.rawText, arrayModes, maxBytes });
     try {
       const status = await lease.connection.run(bytes, answer.take, signal);
       lease.end(status);
@@ -183,15 +134,22 @@ async function run(context: ProxyContext, pool: SqlPool, work: Work, connection:
       throw error instanceof NeverRead ? new QueryInterrupted() : error;
     }
     if (answer.rolesChanged) context.roleChanges.note(entrant.endpoint);
-    return toJson(answer, body.batch);
+    return toJson(answer, body, before.length);
   }
 }
 
-function toJson(answer: Answer, batch: boolean): string {
+/** What a session is told of the JWT; it ends with the transaction, which a query alone is as well. */
+function claimsFor({ claims, role }: Entrant, { address, processId }: SqlConnection): Query[] {
+  if (claims === undefined) return [];
+  if (!address.claimsKey) throw new Error(`a compute that takes no claims let ${role} in`);
+  return [plain(SET_CLAIMS, [signClaims(address.claimsKey, { processId, claims, nowMs: Date.now() })])];
+}
+
+function toJson(answer: Answer, { batch, queries }: SqlBody, before: number): string {
   if (answer.failure) throw answer.failure;
-  if (!batch) return answer.results[0]!;
-  // Those of BEGIN and COMMIT are ours.
-  return `{"results":[${answer.results.slice(1, -1).join(',')}]}`;
+  if (!batch) return answer.results[before]!;
+  // Those of BEGIN, of what comes behind it, and of COMMIT are ours.
+  return `{"results":[${answer.results.slice(before + 1, before + 1 + queries.length).join(',')}]}`;
 }
 
 async function leaseConnection(context: ProxyContext, pool: SqlPool, entrant: Entrant, signal: AbortSignal) {
@@ -201,7 +159,7 @@ async function leaseConnection(context: ProxyContext, pool: SqlPool, entrant: En
   const { path } = await untilAborted(waking, signal);
   return pool.lease({
     endpointId: endpoint.endpointId,
-    key: [role, database, keys.serverKey.toString('base64')].join('\0'),
+    key: [role, database, keys?.serverKey.toString('base64') ?? 'JWT'].join('\0'),
     path,
     signal,
     connect: async () => {
