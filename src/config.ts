@@ -5,6 +5,8 @@
 import os from 'node:os';
 import path from 'node:path';
 
+export type ProxyProtocol = 'off' | 'v2';
+
 export interface Config {
   dataDir: string;
   /** Directory of all timelines; default `<data-dir>/pool`. */
@@ -17,6 +19,8 @@ export interface Config {
   /** PEM files for a real domain; both or none. */
   tlsCert: string | undefined;
   tlsKey: string | undefined;
+  /** What every connection to the Postgres port has to begin with. */
+  proxyProtocol: ProxyProtocol;
   /** `postgres://…` of a catalog that somebody else runs; undefined: the embedded one. */
   catalogUrl: string | undefined;
   /** Where `ballast postgres install` puts majors that are not bundled; default `<data-dir>/postgres-packages`. */
@@ -93,6 +97,13 @@ export const SETTINGS = {
     fallback: undefined,
     help: 'its private key (PEM)',
   },
+  proxyProtocol: {
+    flag: 'proxy-protocol',
+    env: 'BALLAST_PROXY_PROTOCOL',
+    placeholder: 'version',
+    fallback: 'off',
+    help: 'v2: a load balancer says the client address in front of each connection to the Postgres port; or off',
+  },
   catalogUrl: {
     flag: 'catalog-url',
     env: 'BALLAST_CATALOG_URL',
@@ -152,6 +163,7 @@ export function readConfig(flags: Raw, env: NodeJS.ProcessEnv): Config {
     domain: text('domain')!.toLowerCase(),
     tlsCert: file('tlsCert'),
     tlsKey: file('tlsKey'),
+    proxyProtocol: text('proxyProtocol') as ProxyProtocol,
     catalogUrl: text('catalogUrl'),
     postgresPackages: inDataDir('postgresPackages', 'postgres-packages'),
     logLevel: text('logLevel')!,
@@ -192,6 +204,9 @@ function validate(config: Config): void {
   }
   if (!/^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/.test(config.domain)) {
     throw new ConfigError(`--domain is not a host name: "${config.domain}"`);
+  }
+  if (!['off', 'v2'].includes(config.proxyProtocol)) {
+    throw new ConfigError(`--proxy-protocol must be v2 or off, not "${config.proxyProtocol}"`);
   }
   if (!['trace', 'debug', 'info', 'warn', 'error', 'silent'].includes(config.logLevel)) {
     throw new ConfigError(`--log-level must be trace, debug, info, warn, error or silent, not "${config.logLevel}"`);

@@ -369,6 +369,7 @@ async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<
     tls: certificates,
     domain: config.domain,
     requireTls: config.domain !== 'localhost',
+    proxyProtocol: config.proxyProtocol === 'v2',
     connections: parts.connections,
     observer: metrics.proxyObserver,
     logger,

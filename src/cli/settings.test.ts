@@ -19,6 +19,7 @@ test('every flag reaches the setting of its name', () => {
     domain: 'db.example.com',
     tlsCert: '/c',
     tlsKey: '/k',
+    proxyProtocol: 'v2',
     catalogUrl: 'postgres://x',
     postgresPackages: '/pp',
     logLevel: 'debug',
@@ -42,6 +43,7 @@ test.each([
   [['--api-port', 'x'], '--api-port must be a whole number'],
   [['--tls-cert', '/c'], '--tls-cert and --tls-key go together'],
   [['--domain', 'a b'], '--domain is not a host name'],
+  [['--proxy-protocol', 'v1'], '--proxy-protocol must be v2 or off'],
   [['--log-level', 'loud'], '--log-level must be'],
 ])('%j is refused by name', (args, message) => {
   expect(() => parse(args)).toThrow(ConfigError);

@@ -47,6 +47,8 @@ export interface ProxyOptions {
   clock?: () => number;
   /** False: clients on the loopback interface may connect without TLS. */
   requireTls: boolean;
+  /** Every connection begins with a PROXY protocol header. Default: false. */
+  proxyProtocol?: boolean;
   /** Shared with those who ask who is connected. */
   connections?: Connections;
   observer?: ProxyObserver;
@@ -75,6 +77,7 @@ export interface ProxyContext {
   logger: Logger;
   limits: ProxyLimits;
   requireTls: boolean;
+  proxyProtocol: boolean;
   mockSecret: Buffer;
   passwords: PasswordChecker;
   cancelKeys: CancelKeys;
@@ -114,6 +117,7 @@ export function createProxy(options: ProxyOptions): Proxy {
     domain,
     nowMs,
     requireTls: options.requireTls,
+    proxyProtocol: options.proxyProtocol ?? false,
     // From the key, so that the salts of roles that do not exist survive a restart as those of real ones do.
     mockSecret: createHash('sha256').update('mock verifiers').update(options.tls.key).digest(),
     passwords: createPasswordChecker(),

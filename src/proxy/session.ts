@@ -29,6 +29,7 @@ import type { StartupOptions } from './endpoint-name.ts';
 import { openConnection, readFirstPacket } from './opening.ts';
 import type { Opening } from './opening.ts';
 import type { ProxyContext } from './proxy.ts';
+import { readProxyHeader, setRemoteAddress } from './proxy-header.ts';
 import { PostgresRefusal, Refusal, refusalBytes, refusalReason, refusals } from './refusal.ts';
 import { reachCompute } from './reach-compute.ts';
 import { relay } from './relay.ts';
@@ -44,11 +45,13 @@ export type HttpHandler = (socket: Socket) => void;
 /** Resolves when the connection is over, or `serveHttp` has it. Never rejects. */
 export function serveClient(context: ProxyContext, plain: Socket, serveHttp: HttpHandler): Promise<void> {
   return serve(context, plain, 'direct', async (phase) => {
+    const source = context.proxyProtocol ? await readSource(plain) : undefined;
     const opening = await openConnection(
       plain,
       context.identify,
       (secured) => {
         secured.on('error', () => undefined);
+        if (source !== undefined) setRemoteAddress(secured, source);
         phase.socket = secured;
         phase.handshaking = true;
       },
@@ -59,6 +62,18 @@ export function serveClient(context: ProxyContext, plain: Socket, serveHttp: Htt
     serveHttp(opening.socket);
     return undefined;
   });
+}
+
+/** What the load balancer says; undefined: it speaks for itself. */
+async function readSource(plain: Socket): Promise<string | undefined> {
+  const reader = createSocketReader(plain);
+  try {
+    const source = await readProxyHeader(reader);
+    if (source !== undefined) setRemoteAddress(plain, source);
+    return source;
+  } finally {
+    reader.release();
+  }
 }
 
 export interface StreamOrigin {

@@ -44,6 +44,7 @@ export interface TestProxyOptions {
   domain?: string;
   requireTls?: boolean;
   listen?: string;
+  proxyProtocol?: boolean;
 }
 
 export const endpointNamed = (endpointId: string, change: Partial<ProxyEndpoint> = {}): ProxyEndpoint => ({
@@ -77,6 +78,7 @@ export async function startTestProxy(options: TestProxyOptions): Promise<TestPro
     domain,
     logger: silentLogger(),
     requireTls: options.requireTls ?? false,
+    proxyProtocol: options.proxyProtocol ?? false,
     ...(options.limits && { limits: options.limits }),
     access: {
       endpoint: async (id, choice) => {
