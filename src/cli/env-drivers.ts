@@ -45,6 +45,17 @@ console.log(await sql\`select current_user\`);
 await sql.end();`,
     verified: ofNode,
   },
+  prisma: {
+    name: 'Prisma with @prisma/adapter-pg (its generator "prisma-client" with engineType = "client")',
+    program: `
+import { PrismaPg } from '@prisma/adapter-pg';
+import { PrismaClient } from './generated/client.ts';
+const adapter = new PrismaPg({ connectionString: process.env.DATABASE_URL });
+const prisma = new PrismaClient({ adapter });
+console.log(await prisma.$queryRaw\`select current_user::text\`);
+await prisma.$disconnect();`,
+    verified: ofNode,
+  },
   drizzle: {
     name: 'Drizzle with pg',
     program: `

@@ -4,7 +4,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Place } from '../support/api.ts';
@@ -53,6 +53,37 @@ const java: Runner = async (program, env) => {
   return runProgram('java', ['-cp', JDBC, file], { env, timeoutMs: 120_000 });
 };
 
+/** Of .ci/run: packages that would be large for everybody who only starts Ballast. */
+const PRISMA = process.env['BALLAST_TEST_PRISMA_DIR'] ?? '';
+const hasPrisma = existsSync(path.join(PRISMA, 'node_modules/prisma'));
+const SCHEMA = `
+generator client {
+  provider   = "prisma-client"
+  engineType = "client"
+  output     = "../generated"
+}
+datasource db {
+  provider = "postgresql"
+  url      = env("DATABASE_URL")
+}
+model Item {
+  id Int @id
+}
+`;
+const prisma: Runner = async (program, env) => {
+  const cwd = path.join(ballast.root, 'prisma');
+  await mkdir(path.join(cwd, 'prisma'), { recursive: true });
+  await symlink(path.join(PRISMA, 'node_modules'), path.join(cwd, 'node_modules')).catch(() => undefined);
+  await writeFile(path.join(cwd, 'prisma/schema.prisma'), SCHEMA);
+  await writeFile(path.join(cwd, 'main.mts'), program);
+  // No engine is used, and none is fetched when there seems to be one.
+  const noEngine = { ...env, PRISMA_SCHEMA_ENGINE_BINARY: '/bin/true', PRISMA_HIDE_UPDATE_MESSAGE: '1' };
+  const cli = path.join(cwd, 'node_modules/prisma/build/index.js');
+  const generated = await runProgram(process.execPath, [cli, 'generate'], { env: noEngine, cwd });
+  if (generated.code !== 0) throw new Error(`prisma generate: ${generated.stdout}${generated.stderr}`);
+  return runProgram(process.execPath, ['--import', 'tsx', 'main.mts'], { env, cwd });
+};
+
 const withUri = (uri: string): NodeJS.ProcessEnv => ({
   PATH: process.env['PATH'],
   HOME: ballast.root,
@@ -64,6 +95,7 @@ describe.each<[driver: string, run: Runner, missing: string | undefined]>([
   ['pg', node, undefined],
   ['postgres', node, undefined],
   ['drizzle', node, undefined],
+  ['prisma', prisma, hasPrisma ? undefined : 'BALLAST_TEST_PRISMA_DIR'],
   ['kysely', node, undefined],
   ['psql', sh, hasPsql ? undefined : 'psql'],
   ['psycopg', python, hasPsycopg ? undefined : 'python3-psycopg'],
@@ -132,5 +164,5 @@ test('NODE_EXTRA_CA_CERTS of somebody else stays, and what would make both work 
 test('a driver that is not known is refused with the list', () => {
   const { status, stderr } = ballast.command(['env', '--driver', 'odbc']);
   expect(status).toBe(1);
-  expect(stderr).toContain('serverless, pg, postgres, drizzle');
+  expect(stderr).toContain('serverless, pg, postgres, prisma, drizzle');
 });

@@ -116,6 +116,17 @@ describe.skipIf(!canHaveOwnMachine || !hasPsql)('one port (skipped without root,
     expect(answer).toContain('"rows":[{"five":5}]');
   });
 
+  test('pg takes the URI of the CLI, whose `sslmode=require` verifies', async () => {
+    const program = `
+      const { default: pg } = await import('pg');
+      const client = new pg.Client({ connectionString: process.env.URI + '?sslmode=require&channel_binding=require' });
+      await client.connect();
+      console.log((await client.query('select 7 as seven')).rows[0].seven);
+      await client.end();`;
+    expect(await node(program)).toMatchObject({ code: 0, stdout: '7\n' });
+    expect(await node(program, { NODE_EXTRA_CA_CERTS: '' })).toMatchObject({ code: 1 });
+  });
+
   test('psql goes through the same port, plain and with a verified certificate', async () => {
     for (const query of ['', `?sslmode=verify-full&sslrootcert=${caFile()}`]) {
       const options = query === '' ? `?options=endpoint%3D${place.endpointId}` : query;
