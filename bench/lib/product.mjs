@@ -46,8 +46,17 @@ export async function bootProduct(poolDirectory, flags = []) {
   await untilReady(child);
   const key = readFileSync(path.join(dataDir, 'api-key'), 'utf8').trim();
   const baseUrl = `http://127.0.0.1:${apiPort}/api/v2`;
+  const metrics = async () => {
+    const response = await fetch(`http://127.0.0.1:${apiPort}/metrics`, {
+      headers: { authorization: `Bearer ${key}` },
+    });
+    if (!response.ok) throw new Error(`GET /metrics answered ${response.status}`);
+    return response.text();
+  };
   return {
     ...client(baseUrl, key),
+    /** The text of GET /metrics. */
+    metrics,
     root,
     dataDir,
     pool: realpathSync(pool),
