@@ -1,7 +1,7 @@
 /**
  * What the reconcilers ask and record, for all rows of one node at a time.
  */
-import type { EndpointRow, EndpointType, Queryable, Timestamp } from './types.ts';
+import type { EndpointRow, EndpointType, OperationAction, Queryable, Timestamp } from './types.ts';
 
 const UNFINISHED = `('scheduling', 'running', 'cancelling')`;
 
@@ -38,12 +38,16 @@ export interface NamedEndpoint extends WatchedEndpoint {
   branchName: string;
   projectName: string;
   suspendedAt: Timestamp | null;
+  /** The action of the oldest unfinished operation of its branch. */
+  operation: OperationAction | null;
 }
 
 /** Those that have the name, or are of the branch or project that has it; ids are names. Without one: all of the node. */
 export async function endpointsNamed(db: Queryable, nodeId: string, name?: string): Promise<NamedEndpoint[]> {
   return db.query<NamedEndpoint>(
-    `select w.*, e.suspended_at, b.name as branch_name, p.name as project_name
+    `select w.*, e.suspended_at, b.name as branch_name, p.name as project_name,
+       (select o.action from operations o where o.branch_id = w.branch_id and o.status in ${UNFINISHED} order by o.seq limit 1)
+         as operation
      from (${WATCHED}) w join endpoints e on e.id = w.id join branches b on b.id = w.branch_id join projects p on p.id = w.project_id
      where p.node_id = $1 and not w.deleted and ($2::text is null or $2 in (e.id, b.id, b.name, p.id, p.name))
      order by p.name, p.id, b.name, w.type desc, w.id`,

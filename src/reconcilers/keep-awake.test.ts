@@ -33,7 +33,7 @@ function judged(change: Partial<Judged> = {}, seen: Partial<ComputeActivity> = {
     },
     timeoutMs: 30_000,
     defaultTimeoutMs: 300_000,
-    operationUnderWay: false,
+    operation: undefined,
     clients: [],
     ...change,
   });
@@ -76,8 +76,9 @@ describe('it stays awake', () => {
     const long = { idleMs: 400_000, quietMs: 400_000 };
     const never = judged({ timeoutMs: suspendTimeoutMs(-1, 300) }, long);
     expect(never).toMatchObject({ keepers: [{ kind: 'never' }], suspendInMs: undefined, overdue: true });
-    const operation = judged({ operationUnderWay: true }, long);
-    expect(operation).toMatchObject({ keepers: [{ kind: 'operation' }], suspendInMs: undefined });
+    const operation = judged({ operation: { action: 'apply_config' } }, long);
+    expect(operation.suspendInMs).toBeUndefined();
+    expect(operation.keepers.map(describeKeeper)).toEqual(['an operation is under way on its branch: apply_config']);
   });
 
   test('by more than are shown', () => {

@@ -24,7 +24,7 @@ export type ProcessOfClient = ClientProcess & {
 };
 
 /** `never`: suspend_timeout_seconds is -1. `operation`: one is under way on its branch. */
-export type Keeper = { kind: 'never' } | { kind: 'operation' } | ProcessOfClient;
+export type Keeper = { kind: 'never' } | { kind: 'operation'; action?: string } | ProcessOfClient;
 
 export interface Judgement {
   /** Empty: nothing but the time-out stands between it and its suspend. */
@@ -46,7 +46,7 @@ export interface Judged {
   timeoutMs: number;
   /** The time-out by which an endpoint that never suspends is called overdue. */
   defaultTimeoutMs: number;
-  operationUnderWay: boolean;
+  operation: { action?: string } | undefined;
   clients: readonly ConnectedClient[];
 }
 
@@ -57,7 +57,7 @@ export function suspendTimeoutMs(suspendTimeoutSeconds: number, defaultSeconds: 
 }
 
 export function judge(judged: Judged): Judgement {
-  const { activity, timeoutMs, defaultTimeoutMs, operationUnderWay, clients } = judged;
+  const { activity, timeoutMs, defaultTimeoutMs, operation, clients } = judged;
   const serving = new Map<number, ConnectedClient>();
   for (const client of clients) {
     const pid = client.backend();
@@ -68,7 +68,7 @@ export function judge(judged: Judged): Judgement {
   const idleSessions = processes.filter(({ keepsAwake }) => !keepsAwake);
   const keepers: Keeper[] = [];
   if (timeoutMs === Number.POSITIVE_INFINITY) keepers.push({ kind: 'never' });
-  if (operationUnderWay) keepers.push({ kind: 'operation' });
+  if (operation) keepers.push({ kind: 'operation', ...operation });
   keepers.push(...busy);
   const kept = keepers.length > 0 || activity.busy;
   return {
@@ -95,7 +95,8 @@ function ofClient(
 /** One line for people. */
 export function describeKeeper(keeper: Keeper): string {
   if (keeper.kind === 'never') return 'suspend_timeout_seconds is -1';
-  if (keeper.kind === 'operation') return 'an operation is under way on its branch';
+  if (keeper.kind === 'operation')
+    return `an operation is under way on its branch${keeper.action ? `: ${keeper.action}` : ''}`;
   return describeProcess(keeper);
 }
 

@@ -71,7 +71,7 @@ export function suspendIdle(options: SuspendIdleOptions): Reconciler {
 
 export function judgeEndpoint(
   options: Pick<SuspendIdleOptions, 'clientsOf' | 'defaultSuspendTimeoutSeconds'>,
-  endpoint: Pick<WatchedEndpoint, 'id' | 'suspendTimeoutSeconds' | 'busy'>,
+  endpoint: Pick<WatchedEndpoint, 'id' | 'suspendTimeoutSeconds' | 'busy'> & { operation?: string | null },
   activity: ComputeActivity,
 ): Judgement {
   const { clientsOf, defaultSuspendTimeoutSeconds } = options;
@@ -79,7 +79,7 @@ export function judgeEndpoint(
     activity,
     timeoutMs: suspendTimeoutMs(endpoint.suspendTimeoutSeconds, defaultSuspendTimeoutSeconds),
     defaultTimeoutMs: defaultSuspendTimeoutSeconds * 1_000,
-    operationUnderWay: endpoint.busy,
+    operation: endpoint.busy ? { ...(endpoint.operation && { action: endpoint.operation }) } : undefined,
     clients: clientsOf(endpoint.id),
   });
 }

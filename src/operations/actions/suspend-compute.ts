@@ -50,6 +50,7 @@ export function suspendCompute(context: ActionContext): Action {
     run: async (operation) => {
       const endpointId = endpointOf(operation);
       if (await isInUse(operation, endpointId)) {
+        supervisor.note(endpointId, ['not suspended after all: a client came back']);
         return { skip: true, transition: (tx) => endpointIs(tx, endpointId, 'active') };
       }
       const row = await computeWork(catalog, endpointId);
@@ -57,6 +58,8 @@ export function suspendCompute(context: ActionContext): Action {
       // What a read replica says of roles is its primary's to say.
       const isReplica = work?.type === 'read_only';
       const facts = isReplica ? undefined : await lastFacts(endpointId);
+      const idleOnly = operation.payload['idleOnly'] === true;
+      if (!idleOnly && supervisor.address(endpointId)) supervisor.note(endpointId, ['suspending: by an operation']);
       await supervisor.suspend(endpointId);
       syncedFingerprints.delete(endpointId);
       appliedAtMsOf.delete(endpointId);
