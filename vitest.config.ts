@@ -4,9 +4,21 @@
  * product, beside plain Postgres). One alone: `npm test -- --project unit`.
  * At most two files run at a time: each may run several Postgres, and the smallest machine that must do has two cores.
  */
-import { defineConfig } from 'vitest/config';
+import { defineConfig, type TestProjectConfiguration } from 'vitest/config';
 
 const SECOND = 1000;
+
+/** Needs a kernel that `npm test` cannot count on: scripts/with-cgroups.sh brings one. */
+const CGROUP: TestProjectConfiguration = {
+  extends: true,
+  test: {
+    name: 'cgroup',
+    include: ['src/**/*.cgroup.test.ts'],
+    globalSetup: ['./test/support/installation.ts'],
+    testTimeout: 240 * SECOND,
+    hookTimeout: 240 * SECOND,
+  },
+};
 
 export default defineConfig({
   test: {
@@ -24,7 +36,7 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['src/**/*.test.ts', 'scripts/**/*.test.mjs'],
-          exclude: ['src/**/*.pg.test.ts'],
+          exclude: ['src/**/*.pg.test.ts', 'src/**/*.cgroup.test.ts'],
           testTimeout: 15 * SECOND,
         },
       },
@@ -38,6 +50,7 @@ export default defineConfig({
           hookTimeout: 120 * SECOND,
         },
       },
+      ...(process.env['BALLAST_TEST_CGROUPS'] === '1' ? [CGROUP] : []),
       {
         extends: true,
         test: {

@@ -30,7 +30,13 @@ export interface Config {
   computeUidBase: number;
   /** Seconds for suspend_timeout_seconds = 0. */
   defaultSuspendTimeoutSeconds: number;
+  /** How the size of a compute is kept; `auto`: by shares where the machine lets Ballast make control groups. */
+  computeLimits: ComputeLimitsSetting;
 }
+
+const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
+export const COMPUTE_LIMITS = ['auto', 'off', 'shares', 'hard'] as const;
+export type ComputeLimitsSetting = (typeof COMPUTE_LIMITS)[number];
 
 interface Setting {
   flag: string;
@@ -139,6 +145,13 @@ export const SETTINGS = {
     fallback: '300',
     help: 'idle seconds before a compute suspends when its endpoint says 0',
   },
+  computeLimits: {
+    flag: 'compute-limits',
+    env: 'BALLAST_COMPUTE_LIMITS',
+    placeholder: 'mode',
+    fallback: 'auto',
+    help: 'off; shares: busy processors are shared by size; hard: a compute gets no more than its size; auto: shares where possible',
+  },
 } as const satisfies Record<keyof Config, Setting>;
 
 export class ConfigError extends Error {}
@@ -163,10 +176,10 @@ export function readConfig(flags: Raw, env: NodeJS.ProcessEnv): Config {
     domain: text('domain')!.toLowerCase(),
     tlsCert: file('tlsCert'),
     tlsKey: file('tlsKey'),
-    proxyProtocol: text('proxyProtocol') as ProxyProtocol,
+    proxyProtocol: oneOf('proxyProtocol', text('proxyProtocol')!, ['v2', 'off']),
     catalogUrl: text('catalogUrl'),
     postgresPackages: inDataDir('postgresPackages', 'postgres-packages'),
-    logLevel: text('logLevel')!,
+    logLevel: oneOf('logLevel', text('logLevel')!, LOG_LEVELS),
     computeUidBase: integer('computeUidBase', text('computeUidBase')!, 1, 2 ** 31),
     defaultSuspendTimeoutSeconds: integer(
       'defaultSuspendTimeoutSeconds',
@@ -174,6 +187,7 @@ export function readConfig(flags: Raw, env: NodeJS.ProcessEnv): Config {
       1,
       604800,
     ),
+    computeLimits: oneOf('computeLimits', text('computeLimits')!, COMPUTE_LIMITS),
   };
   validate(config);
   return config;
@@ -198,17 +212,19 @@ function integer(name: keyof Config, text: string, min: number, max: number): nu
   return value;
 }
 
+function oneOf<T extends string>(name: keyof Config, text: string, values: readonly T[]): T {
+  const value = values.find((known) => known === text);
+  if (value !== undefined) return value;
+  throw new ConfigError(
+    `--${SETTINGS[name].flag} must be ${values.slice(0, -1).join(', ')} or ${values.at(-1)}, not "${text}"`,
+  );
+}
+
 function validate(config: Config): void {
   if ((config.tlsCert === undefined) !== (config.tlsKey === undefined)) {
     throw new ConfigError('--tls-cert and --tls-key go together');
   }
   if (!/^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/.test(config.domain)) {
     throw new ConfigError(`--domain is not a host name: "${config.domain}"`);
-  }
-  if (!['off', 'v2'].includes(config.proxyProtocol)) {
-    throw new ConfigError(`--proxy-protocol must be v2 or off, not "${config.proxyProtocol}"`);
-  }
-  if (!['trace', 'debug', 'info', 'warn', 'error', 'silent'].includes(config.logLevel)) {
-    throw new ConfigError(`--log-level must be trace, debug, info, warn, error or silent, not "${config.logLevel}"`);
   }
 }

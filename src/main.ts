@@ -3,7 +3,7 @@
  * handed down, and stopped in the opposite order. Nobody imports this file but the CLI.
  */
 import dns from 'node:dns/promises';
-import { maxConnections } from './compute/configuration.ts';
+import { maxConnections } from './compute/sizes.ts';
 import { access, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { handlers } from './api/handlers.ts';
@@ -13,6 +13,7 @@ import type { CatalogDatabase } from './catalog/database.ts';
 import { countAllProjects } from './catalog/descriptions.ts';
 import { nodeId as readNodeId } from './catalog/nodes.ts';
 import { endpointLost, endpointsByIds } from './catalog/reconciling.ts';
+import { openComputeLimits, type LimitStatus } from './compute/limits.ts';
 import { createSupervisor } from './compute/supervisor.ts';
 import type { Supervisor } from './compute/types.ts';
 import type { Config } from './config.ts';
@@ -65,6 +66,7 @@ export interface RunningBallast {
   apiPort: number;
   pgPort: number;
   pool: PoolStatus;
+  computeLimits: LimitStatus;
   /** Stops accepting, lets operations end, stops computes, then the catalog. Never throws; says in the log what went wrong. */
   stop(): Promise<void>;
 }
@@ -108,7 +110,12 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
   await ensureFirstKey(catalog.requests, home);
 
   const pool = await storage.poolStatus();
-  const supervisor = live.watch(createSupervisor({ home, storage, installations, logger }));
+  const { limits, status: computeLimits } = await openComputeLimits({
+    asked: config.computeLimits,
+    dataDirectory: home.dataDir,
+    logger,
+  });
+  const supervisor = live.watch(createSupervisor({ home, storage, installations, limits, logger }));
   const past = createPastComputes({ supervisor, storage, logger });
   const schemas = createSchemaReader({ home, supervisor, past });
   const copySchema = createSchemaCopier({ home, supervisor, storage, schemas });
@@ -166,7 +173,7 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
     logger.warn({ err: error }, 'the template of the default major could not be made');
   });
   stops.push({ what: 'template', run: () => prepared });
-  return { ...ports, pool };
+  return { ...ports, pool, computeLimits };
 }
 
 interface Parts {

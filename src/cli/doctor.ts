@@ -9,6 +9,7 @@ import { locateHome } from '../home-prepare.ts';
 import { errorMessage } from '../lib/errors.ts';
 import { checkCatalog, checkDataDirectory, checkSpace, checkUids } from './doctor-files.ts';
 import { checkDescriptors, checkNames, checkNode, checkPlatform, checkPorts, checkPostgres } from './doctor-machine.ts';
+import { checkLimits } from './doctor-limits.ts';
 import { checkCloning, checkLoopDevices } from './doctor-pool.ts';
 import { checkCertificate, checkTrust } from './doctor-tls.ts';
 import type { DoctorContext, Finding } from './finding.ts';
@@ -32,6 +33,7 @@ const CHECKS: readonly (readonly [name: string, check: Check])[] = [
   ['certificate', checkCertificate],
   ['trust', (context) => checkTrust(context)],
   ['open files', checkDescriptors],
+  ['compute sizes', checkLimits],
 ];
 
 export async function runDoctor(config: Config, options: { json: boolean }): Promise<number> {

@@ -30,6 +30,7 @@ const facts = (pid: number): RunningFacts => ({
   apiPort: 1,
   domain: 'localhost',
   cloneMode: 'copy',
+  computeLimits: { mode: 'off' },
   fileSystem: 'ext4',
 });
 

@@ -4,6 +4,7 @@
  */
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import type { LimitStatus } from '../compute/limits.ts';
 import type { Config } from '../config.ts';
 import type { Home } from '../home.ts';
 import type { CloneMode } from '../storage/types.ts';
@@ -21,6 +22,7 @@ export interface RunningFacts {
   domain: string;
   cloneMode: CloneMode;
   fileSystem: string;
+  computeLimits: LimitStatus;
 }
 
 /** Undefined when none runs: there is no such file, or its process is gone. */

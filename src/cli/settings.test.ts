@@ -25,6 +25,7 @@ test('every flag reaches the setting of its name', () => {
     logLevel: 'debug',
     computeUidBase: '5',
     defaultSuspendTimeoutSeconds: '60',
+    computeLimits: 'hard',
   };
   const config = parse(ALL_SETTINGS.flatMap((name) => [`--${SETTINGS[name].flag}`, values[name]!]));
   for (const name of ALL_SETTINGS) expect(String(config[name]), name).toBe(values[name]);
@@ -44,7 +45,8 @@ test.each([
   [['--tls-cert', '/c'], '--tls-cert and --tls-key go together'],
   [['--domain', 'a b'], '--domain is not a host name'],
   [['--proxy-protocol', 'v1'], '--proxy-protocol must be v2 or off'],
-  [['--log-level', 'loud'], '--log-level must be'],
+  [['--log-level', 'loud'], '--log-level must be trace, debug, info, warn, error or silent, not "loud"'],
+  [['--compute-limits', 'some'], '--compute-limits must be auto, off, shares or hard'],
 ])('%j is refused by name', (args, message) => {
   expect(() => parse(args)).toThrow(ConfigError);
   expect(() => parse(args)).toThrow(message);

@@ -60,7 +60,7 @@ async function serve(config: Config, home: Home, log: TerminalLog, stopSignal: S
   });
   const facts = factsOf(config, running);
   await writeRunning(home, facts);
-  for (const line of readyLines(facts, home, running.pool)) print(line);
+  for (const line of readyLines(facts, home, running.pool, config)) print(line);
   const signal = await stopSignal.first;
   print(`${signal}: stopping`);
   const code = await Promise.race([running.stop().then(() => 0), stopSignal.second.then(() => 1)]);
@@ -114,17 +114,30 @@ function factsOf(config: Config, running: Running): RunningFacts {
     domain: config.domain,
     cloneMode: running.pool.cloneMode,
     fileSystem: running.pool.fileSystem,
+    computeLimits: running.computeLimits,
   };
 }
 
 /** The first of them is the only line that says `ready`. */
-export function readyLines(facts: RunningFacts, home: Home, pool: PoolStatus): string[] {
+export function readyLines(
+  facts: RunningFacts,
+  home: Home,
+  pool: PoolStatus,
+  asked: Pick<Config, 'computeLimits'>,
+): string[] {
   const lines = [
     `ready: API ${facts.apiUrl}, Postgres ${facts.pgHost}:${facts.pgPort}, ` +
       `clone mode ${pool.cloneMode} (${pool.fileSystem}), API key in ${home.apiKeyFile}`,
   ];
   if (pool.cloneMode === 'copy') {
     lines.push(`Branches are full copies on ${pool.fileSystem}; \`ballast doctor\` says how to make them instant.`);
+  }
+  // Where nothing can be done about it, it is only said when it was asked for.
+  const { missing } = facts.computeLimits;
+  if (missing && (missing.fix !== undefined || asked.computeLimits !== 'auto')) {
+    lines.push(
+      `Computes have no limits of their size and do not autoscale: ${missing.reason}; \`ballast doctor\` says more.`,
+    );
   }
   return lines;
 }

@@ -7,7 +7,9 @@ import type { Logger } from '../lib/log.ts';
 import type { ServerProcess } from '../postgres/server.ts';
 import { isServerOf, stopServer } from '../postgres/server.ts';
 import { ActivityTracker, pollActivity } from './activity.ts';
+import type { Bounds } from './autoscale.ts';
 import { claimsKey } from './claims-key.ts';
+import type { ComputePlace } from './limits.ts';
 import type { Places } from './places.ts';
 import { removePlaces } from './places.ts';
 import { Sessions } from './sessions.ts';
@@ -24,6 +26,8 @@ export interface ComputeParts {
   places: Places;
   socketDirectory: string;
   server: ServerProcess;
+  /** Undefined where computes have no limits. */
+  place: ComputePlace | undefined;
   secret: string;
   logger: Logger;
   nowMs: () => number;
@@ -32,6 +36,7 @@ export interface ComputeParts {
 }
 
 export class Compute {
+  readonly place: ComputePlace | undefined;
   readonly address: ComputeAddress;
   readonly sessions: Sessions;
   readonly tracker: ActivityTracker;
@@ -45,6 +50,7 @@ export class Compute {
   constructor(parts: ComputeParts) {
     this.#parts = parts;
     this.#spec = parts.spec;
+    this.place = parts.place;
     const { socketDirectory, secret } = parts;
     this.address = { socketDirectory, port: PORT, claimsKey: claimsKey(secret, socketDirectory) };
     this.sessions = new Sessions({ ...this.address, secret: parts.secret, major: parts.spec.pgVersion });
@@ -61,6 +67,21 @@ export class Compute {
   /** What can change while it runs. */
   noteJwtRoles(jwtRoles: readonly string[]): void {
     this.#spec = { ...this.#spec, jwtRoles };
+  }
+
+  /** Clients may enter from here on: it gets its size. */
+  async follow(): Promise<void> {
+    await this.place?.follow(this.spec);
+  }
+
+  async resize({ minCu, maxCu }: Bounds): Promise<void> {
+    this.#spec = { ...this.#spec, minCu, maxCu };
+    await this.follow();
+  }
+
+  /** The size now, in compute units; without limits it is as large as it may ever be. */
+  get cu(): number {
+    return this.place?.cu() ?? this.spec.maxCu;
   }
 
   /** Neither stopping nor gone, as far as anybody has noticed. */
@@ -86,7 +107,7 @@ export class Compute {
     this.#stopRequested = true;
     const { server, dataDirectory, logger, places, fastStopWithinMs } = this.#parts;
     const { spec } = this;
-    await this.sessions.close();
+    await Promise.all([this.sessions.close(), this.place?.lift()]);
     // A pid that is not ours any more must not be sent a signal.
     if (await this.isAlive()) {
       const how = await stopServer(server, dataDirectory, {
@@ -96,12 +117,13 @@ export class Compute {
       if (how !== 'fast') logger.warn({ endpointId: spec.endpointId, how }, 'a compute did not stop cleanly');
     }
     this.#gone = true;
-    await removePlaces(places, this.socketDirectory);
+    await Promise.all([removePlaces(places, this.socketDirectory), this.place?.remove()]);
   }
 
   /** Removes what a server that ended by itself has left; `replaced`: its endpoint has another one by now. */
   async clear(replaced: boolean): Promise<void> {
-    await this.sessions.close();
+    await Promise.all([this.sessions.close(), this.place?.lift()]);
+    if (!replaced) await this.place?.remove();
     if (replaced) await rm(this.socketDirectory, { recursive: true, force: true });
     else await removePlaces(this.#parts.places, this.socketDirectory);
   }

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { ConfigurationInput } from './configuration.ts';
-import { configurationFiles, maxConnections, postgresqlConf } from './configuration.ts';
+import { configurationFiles, postgresqlConf } from './configuration.ts';
+import { maxConnections } from './sizes.ts';
 import type { ComputeSpec } from './types.ts';
 
 const GIB = 1024 ** 3;

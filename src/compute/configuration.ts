@@ -8,6 +8,7 @@
 import { AppError } from '../lib/errors.ts';
 import { isPreloadLibrary } from '../postgres/extensions.ts';
 import { CLAIMS_FILE, claimsFile } from './claims-key.ts';
+import { GIB, MIB, RESERVED_CONNECTIONS, maxConnections, memoryBytesOf } from './sizes.ts';
 import type { ComputeSpec } from './types.ts';
 
 export interface ConfigurationInput {
@@ -43,39 +44,10 @@ export interface StandbyInput {
   atLeast: Record<string, number>;
 }
 
-const MIB = 1024 * 1024;
-const GIB = 1024 * MIB;
-/** What a compute unit stands for. */
-const MEMORY_PER_CU_BYTES = 4 * GIB;
-
-/** max_connections by compute units; between two lines the smaller one counts. */
-const CONNECTIONS_BY_CU: readonly (readonly [cu: number, connections: number])[] = [
-  [0.25, 104],
-  [0.5, 209],
-  [1, 419],
-  [2, 839],
-  [3, 1258],
-  [4, 1678],
-  [5, 2098],
-  [6, 2517],
-  [7, 2937],
-  [8, 3357],
-  [9, 4000],
-];
-
-/** Of max_connections, kept for Ballast. */
-const RESERVED_CONNECTIONS = 7;
-
-/** Follows min(max, 8 * min), so that a compute which may shrink does not promise what it cannot hold. */
-export function maxConnections(minCu: number, maxCu: number): number {
-  const cu = Math.min(maxCu, 8 * minCu);
-  return CONNECTIONS_BY_CU.findLast(([from]) => from <= cu)?.[1] ?? CONNECTIONS_BY_CU[0]![1];
-}
-
 type Settings = Record<string, string>;
 
 function memorySettings(spec: ComputeSpec, hostMemoryBytes: number): Settings {
-  const promisedBytes = Math.min(spec.maxCu * MEMORY_PER_CU_BYTES, hostMemoryBytes);
+  const promisedBytes = Math.min(memoryBytesOf(spec.maxCu), hostMemoryBytes);
   const megabytes = (bytes: number) => `${Math.max(1, Math.floor(bytes / MIB))}MB`;
   const sharedBytes = Math.min(promisedBytes / 32, hostMemoryBytes / 8);
   return {

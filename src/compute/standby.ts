@@ -9,7 +9,7 @@ import { quoteForCommand } from '../storage/archive.ts';
 import { quoteLiteral } from '../postgres/internal-session.ts';
 import type { ServerSizes } from '../postgres/control-data.ts';
 import type { Compute } from './compute.ts';
-import { maxConnections } from './configuration.ts';
+import { maxConnections } from './sizes.ts';
 import type { StandbySpec } from './types.ts';
 
 const REACH_STEP_MS = 5;

@@ -23,8 +23,16 @@ import { archiveCommand } from '../storage/archive.ts';
 import type { Storage, TimelineRecord } from '../storage/types.ts';
 import { Compute, LOG_LIMIT_BYTES } from './compute.ts';
 import { claimsKey } from './claims-key.ts';
+import type { Bounds } from './autoscale.ts';
 import type { ConfigurationInput, JwtInput } from './configuration.ts';
-import { accessFiles, configurationFiles, serverArguments, subscriptionsPossible } from './configuration.ts';
+import {
+  accessFiles,
+  configurationFiles,
+  postgresqlConf,
+  serverArguments,
+  subscriptionsPossible,
+} from './configuration.ts';
+import type { ComputeLimits } from './limits.ts';
 import type { ComputeRecord } from './places.ts';
 import {
   newSocketDirectory,
@@ -47,6 +55,7 @@ export interface StartContext {
   /** cloud_admin's. */
   secret: () => Promise<string>;
   relay: ReplicationRelay;
+  limits: ComputeLimits;
   logger: Logger;
   nowMs: () => number;
   hostMemoryBytes: number;
@@ -205,6 +214,9 @@ async function launch(
   const dataDirectory = context.storage.dataDirectory(spec.timeline);
   const socketDirectory = newSocketDirectory(home);
   await stopStray(dataDirectory, logger);
+  const place = await context.limits.open(spec.endpointId);
+  // The kernel may take its time, but hardly longer than Postgres does.
+  let entered: Promise<void> | undefined;
   try {
     await Promise.all([
       configure(context, spec, installation, socketDirectory, phase),
@@ -221,7 +233,11 @@ async function launch(
       launcher: context.launcher,
       logFile: places.log,
       readyWithinMs: READY_WITHIN_MS,
+      onSpawn: (pid) => {
+        entered = place?.enter(pid);
+      },
     });
+    await entered;
     context.watch?.lap('postgres');
     await sealSocketDirectory(places.openSocketDirectory, socketDirectory, spec.owner);
     const secret = await context.secret();
@@ -231,14 +247,15 @@ async function launch(
       places,
       socketDirectory,
       server,
+      place,
       secret,
       logger,
       nowMs,
       fastStopWithinMs,
     });
   } catch (error) {
-    await stopStray(dataDirectory, logger);
-    await removePlaces(places, socketDirectory);
+    await Promise.all([stopStray(dataDirectory, logger), entered]);
+    await Promise.all([removePlaces(places, socketDirectory), place?.remove()]);
     throw explained(error);
   }
 }
@@ -297,6 +314,32 @@ export async function changeJwtRoles(
   await compute.sessions.inPostgres((session) => session.query('SELECT pg_catalog.pg_reload_conf()'));
   await writeRecord(places, recordOf(context, spec, compute.socketDirectory, true));
   compute.noteJwtRoles(jwtRoles);
+}
+
+/**
+ * Gives a running compute other limits, where Postgres would be told the same at its start. False: it takes a restart.
+ */
+export async function resizeCompute(context: StartContext, compute: Compute, bounds: Bounds): Promise<boolean> {
+  const { minCu, maxCu } = bounds;
+  const spec = { ...compute.spec, minCu, maxCu };
+  if (spec.standby || !sameForPostgres(context, compute.spec, spec)) return false;
+  await writeRecord(placesOf(context.home, spec.endpointId), recordOf(context, spec, compute.socketDirectory, true));
+  await compute.resize(bounds);
+  return true;
+}
+
+function sameForPostgres(context: StartContext, a: ComputeSpec, b: ComputeSpec): boolean {
+  const [first, second] = [a, b].map((spec) =>
+    postgresqlConf({
+      ...RUNNING,
+      spec,
+      socketDirectory: '',
+      archiveCommand: '',
+      jwt: { key: Buffer.alloc(0), user: undefined },
+      hostMemoryBytes: context.hostMemoryBytes,
+    }),
+  );
+  return first === second;
 }
 
 /** Distributions ship the contrib libraries apart from the server, which does not start when one of the list is missing. */

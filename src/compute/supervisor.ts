@@ -21,6 +21,7 @@ import type { Installations } from '../postgres/types.ts';
 import type { Storage, TimelineRef } from '../storage/types.ts';
 import { applyChanges } from './changes.ts';
 import { Compute } from './compute.ts';
+import { NO_COMPUTE_LIMITS, type ComputeLimits } from './limits.ts';
 import { writeNote } from './notes.ts';
 import type { ComputeRecord } from './places.ts';
 import { placesOf, readRecords, removePlaces } from './places.ts';
@@ -28,7 +29,7 @@ import { readRolesAndDatabases } from './roles-and-databases.ts';
 import { sandboxLauncher } from './sandbox.ts';
 import { createReplicationRelay } from './replication-relay.ts';
 import type { StartContext } from './start-compute.ts';
-import { changeJwtRoles, startCompute } from './start-compute.ts';
+import { changeJwtRoles, resizeCompute, startCompute } from './start-compute.ts';
 import type { ComputeAddress, ComputeChange, ComputeSpec, StandbySpec, Supervisor } from './types.ts';
 
 export interface SupervisorOptions {
@@ -40,6 +41,8 @@ export interface SupervisorOptions {
   nowMs?: () => number;
   /** How many computes may be starting at once. Default: four per processor. */
   parallelStarts?: number;
+  /** Default: none, and computes are as large as the machine. */
+  limits?: ComputeLimits;
   /** How long a clean shutdown may take before it is cut short. Default: 15 seconds. */
   fastStopWithinMs?: number;
 }
@@ -79,6 +82,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
       fastStopWithinMs: options.fastStopWithinMs ?? 15_000,
       secret: readOnce,
       relay,
+      limits: options.limits ?? NO_COMPUTE_LIMITS,
     },
     computes: new Map(),
     endpoints: new KeyLock(),
@@ -105,6 +109,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     activity: async (endpointId, how) => running(state, endpointId)?.activity(how),
     noteConnections: (endpointId, open, change) => running(state, endpointId)?.tracker.noteConnections(open, change),
     note: (endpointId, lines) => writeNote(placesOf(home, endpointId).log, lines, logger),
+    sizes: () => new Map([...state.computes].flatMap(([id, compute]) => (compute.isRunning ? [[id, compute.cu]] : []))),
     running: () => [...state.computes.keys()].filter((endpointId) => running(state, endpointId) !== undefined),
     timelineOf: (endpointId) => running(state, endpointId)?.spec.timeline,
     adopt: () => adopt(state),
@@ -146,7 +151,7 @@ function findPrimary(state: State, { projectId, timelineId }: TimelineRef): Comp
 async function start(state: State, spec: ComputeSpec, given: readonly ComputeChange[], watch?: Stopwatch) {
   const changes = spec.standby ? [] : given;
   const current = running(state, spec.endpointId);
-  if (current && isSameSpec(current.spec, spec) && (await current.isAlive())) {
+  if (current && (await current.isAlive()) && (await becomes(state.context, current, spec))) {
     await applyChanges(current.sessions, changes);
     const jwtRoles = spec.jwtRoles ?? [];
     if (!isDeepStrictEqual(current.spec.jwtRoles ?? [], jwtRoles)) {
@@ -213,12 +218,16 @@ async function removeStandby(state: State, spec: ComputeSpec): Promise<void> {
 }
 
 /**
- * As they are written down: an adopted compute's spec comes from its record, where what is undefined is left out. Roles
- * of JWTs change while it runs.
+ * Sizes change while it runs where Postgres need not know, and roles of JWTs always; for anything else it takes a restart.
+ * They are compared as they are written down: an adopted compute's spec comes from its record, where what is undefined is
+ * left out.
  */
-function isSameSpec(a: ComputeSpec, b: ComputeSpec): boolean {
-  const written = (spec: ComputeSpec): unknown => JSON.parse(JSON.stringify({ ...spec, jwtRoles: undefined }));
-  return isDeepStrictEqual(written(a), written(b));
+async function becomes(context: StartContext, compute: Compute, spec: ComputeSpec): Promise<boolean> {
+  const written = (one: ComputeSpec): unknown => JSON.parse(JSON.stringify({ ...one, jwtRoles: undefined }));
+  if (isDeepStrictEqual(written(compute.spec), written(spec))) return true;
+  const { minCu, maxCu } = spec;
+  if (!isDeepStrictEqual(written({ ...compute.spec, minCu, maxCu }), written(spec))) return false;
+  return resizeCompute(context, compute, spec);
 }
 
 async function suspend(state: State, endpointId: string): Promise<void> {
@@ -247,6 +256,7 @@ function register(state: State, compute: Compute): void {
   state.computes.set(endpointId, compute);
   if (!compute.spec.standby) state.context.relay.primaryStarted(compute.spec.timeline);
   for (const listener of state.startListeners) listener(endpointId);
+  void compute.follow();
   void compute.exited.then(() => ended(state, compute));
 }
 
@@ -299,7 +309,11 @@ async function adopt(state: State): Promise<string[]> {
     logger.warn({ branchId: timeline.timelineId }, 'stopping a Postgres that no record knows');
     await storage.withDataDirectory(timeline, () => stopServer(stray, dataDirectory, { fastWithinMs: 10_000 }));
   }
-  await Promise.all([removeStaleSockets(state), state.context.relay.removeStrays()]);
+  await Promise.all([
+    removeStaleSockets(state),
+    state.context.relay.removeStrays(),
+    state.context.limits.removeStale(new Set(state.computes.keys())),
+  ]);
   return adopted.filter((endpointId) => endpointId !== undefined);
 }
 
@@ -313,11 +327,21 @@ async function adoptOne(state: State, record: ComputeRecord): Promise<string | u
   const status = server && (await readPostmaster(dataDirectory))?.status;
   if (server && record.ready && status === 'ready') {
     const secret = await state.context.secret();
+    const place = await state.context.limits.adopt(spec.endpointId, server.pid);
     await adoptFollower(state, spec, places.configuration);
-    register(
-      state,
-      new Compute({ spec, dataDirectory, places, socketDirectory, server, secret, logger, nowMs, fastStopWithinMs }),
-    );
+    const parts = {
+      spec,
+      dataDirectory,
+      places,
+      socketDirectory,
+      server,
+      place,
+      secret,
+      logger,
+      nowMs,
+      fastStopWithinMs,
+    };
+    register(state, new Compute(parts));
     logger.info({ endpointId: spec.endpointId }, 'adopted a compute');
     return spec.endpointId;
   }

@@ -11,7 +11,7 @@ export interface ComputeSpec {
   timeline: TimelineRef;
   pgVersion: number;
   owner: FileOwner | undefined;
-  /** Compute units; memory settings follow max, connections follow design reference 4.5. */
+  /** Compute units, see sizes.ts. What Postgres fixes at its start follows these; limits.ts moves between them. */
   minCu: number;
   maxCu: number;
   /** Validated `pg_settings` of the endpoint (over the project's defaults). */
@@ -136,6 +136,11 @@ export interface Supervisor {
   noteConnections(endpointId: string, open: number, change?: 'use' | 'no use'): void;
   /** Writes lines into the endpoint's log, between those of Postgres. Does not wait, and never throws. */
   note(endpointId: string, lines: readonly string[]): void;
+  /**
+   * Compute units that each running compute has now, by endpoint id; where computes have no limits, the maximum. Reads
+   * nothing.
+   */
+  sizes(): ReadonlyMap<string, number>;
   running(): readonly string[];
   /** What a running compute runs on, whatever the rows say by now. */
   timelineOf(endpointId: string): TimelineRef | undefined;

@@ -25,6 +25,8 @@ export interface ServerOptions {
   logFile: string;
   /** How long it may take until it accepts connections; recovery counts. */
   readyWithinMs: number;
+  /** Called with its pid at once, before it has children. */
+  onSpawn?: (pid: number) => void;
   /**
    * It is meant to stay in recovery and answer queries there. Otherwise `standby` is not ready: with hot_standby off
    * Postgres writes that word as soon as any recovery begins, and refuses connections until it ends.
@@ -61,6 +63,7 @@ export async function startServer(options: ServerOptions): Promise<ServerProcess
   let gone = false;
   void exited.then(() => (gone = true));
   child.unref();
+  if (child.pid !== undefined) options.onSpawn?.(child.pid);
   const deadlineMs = performance.now() + options.readyWithinMs;
   for (;;) {
     const file = gone ? undefined : await readPostmaster(options.dataDirectory);

@@ -199,6 +199,7 @@ function createSupervisor(engine: FakeEngine, call: Call, exitListeners: ((endpo
         : undefined,
     noteConnections: () => undefined,
     note: (endpointId, lines) => void engine.notes.push({ endpointId, lines }),
+    sizes: () => new Map([...engine.computes].map(([endpointId, { maxCu }]) => [endpointId, maxCu])),
     running: () => [...engine.computes.keys()],
     timelineOf: (endpointId) => engine.computes.get(endpointId)?.timeline,
     adopt: async () => [...engine.computes.keys()],
