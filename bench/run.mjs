@@ -2,7 +2,8 @@
  * `npm run bench [-- names] [--strict] [--quick]`: every figure of the README, each beside its floor measured in the same run.
  *
  * Names: branch (parts: suspended, running, big; as branch.running), create, wake, proxy, api, memory, disk, replica,
- * serverless (sql, tls), history (past, restore, snapshot, replay, bytes, depth); none: all. --quick: few rounds, to see that it works.
+ * serverless (sql, tls), load (pooled, asleep, storm), history (past, restore, snapshot, replay, bytes, depth); none: all.
+ * --quick: few rounds, to see that it works.
  * Pools are loop-mounted XFS and btrfs images where root can mount them (BALLAST_BENCH_DIR: use that directory instead).
  * Results also go to bench/results/<time>.json. Exit code 0 unless --strict and a bar is not met.
  */

@@ -71,6 +71,29 @@ export async function bareFloor(directory, compute, at, reflink) {
       await stop();
       return ms;
     },
+    /** Milliseconds until each of `count` directories has been started, so many at a time, and has given a row. */
+    async wakeMany(count, width) {
+      const targets = [];
+      for (let n = 0; n < count; n++) {
+        const place = path.join(root, `place-${n}`);
+        mkdirSync(place, { recursive: true });
+        chownSync(place, compute.uid, compute.uid);
+        const target = path.join(root, `one-of-many-${n}`);
+        if (!existsSync(target)) await run('cp', ['-a', `--reflink=${reflink}`, source, target]);
+        targets.push({ place, target });
+      }
+      const stops = [];
+      let next = 0;
+      const worker = async () => {
+        while (next < targets.length) {
+          const { place, target } = targets[next++];
+          stops.push(await startBare(place, compute, at, target));
+        }
+      };
+      const ms = await timed(() => Promise.all(Array.from({ length: width }, worker)));
+      await Promise.all(stops.map((stop) => stop()));
+      return ms;
+    },
     remove: () => rmSync(root, { recursive: true, force: true }),
   };
 }
