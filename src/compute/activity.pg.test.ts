@@ -65,12 +65,16 @@ test('an autovacuum worker keeps a compute awake, with nobody connected', async 
   await client.query('insert into dead select generate_series(1, 100000)');
   await client.query('delete from dead');
   await client.end();
-  const worker = await waitFor(
+  const { seen, worker } = await waitFor(
     'an autovacuum worker',
-    async () => (await ask()).processes.find(({ query }) => query?.includes('public.dead')),
+    async () => {
+      const now = await ask();
+      const found = now.processes.find(({ query }) => query?.includes('public.dead'));
+      return found && { seen: now, worker: found };
+    },
     { timeoutMs: 100_000 },
   );
   expect(worker).toMatchObject({ kind: 'autovacuum', keepsAwake: true, database: 'shop' });
-  expect(worker.query).toMatch(/^autovacuum: VACUUM/);
-  expect(await ask()).toMatchObject({ busy: true, idleMs: 0 });
+  expect(worker.query).toMatch(/^autovacuum: /);
+  expect(seen).toMatchObject({ busy: true, idleMs: 0 });
 });
