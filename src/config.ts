@@ -32,6 +32,8 @@ export interface Config {
   defaultSuspendTimeoutSeconds: number;
   /** How the size of a compute is kept; `auto`: by shares where the machine lets Ballast make control groups. */
   computeLimits: ComputeLimitsSetting;
+  /** What every client is told when it has logged in, with the id of its connection. */
+  greeting: string | undefined;
 }
 
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
@@ -152,6 +154,13 @@ export const SETTINGS = {
     fallback: 'auto',
     help: 'off; shares: busy processors are shared by size; hard: a compute gets no more than its size; auto: shares where possible',
   },
+  greeting: {
+    flag: 'greeting',
+    env: 'BALLAST_GREETING',
+    placeholder: 'text',
+    fallback: undefined,
+    help: 'a notice to every client at login, in front of the id of its connection (default: none)',
+  },
 } as const satisfies Record<keyof Config, Setting>;
 
 export class ConfigError extends Error {}
@@ -188,6 +197,7 @@ export function readConfig(flags: Raw, env: NodeJS.ProcessEnv): Config {
       604800,
     ),
     computeLimits: oneOf('computeLimits', text('computeLimits')!, COMPUTE_LIMITS),
+    greeting: text('greeting'),
   };
   validate(config);
   return config;

@@ -379,6 +379,7 @@ async function startEdges(parts: Parts, access: ProxyAccessWithCaches): Promise<
     proxyProtocol: config.proxyProtocol === 'v2',
     connections: parts.connections,
     observer: metrics.proxyObserver,
+    greeting: config.greeting,
     logger,
   });
   metrics.watchProxy(proxy);

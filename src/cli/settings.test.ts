@@ -26,6 +26,7 @@ test('every flag reaches the setting of its name', () => {
     computeUidBase: '5',
     defaultSuspendTimeoutSeconds: '60',
     computeLimits: 'hard',
+    greeting: 'welcome',
   };
   const config = parse(ALL_SETTINGS.flatMap((name) => [`--${SETTINGS[name].flag}`, values[name]!]));
   for (const name of ALL_SETTINGS) expect(String(config[name]), name).toBe(values[name]);

@@ -52,6 +52,8 @@ export interface ProxyOptions {
   /** Shared with those who ask who is connected. */
   connections?: Connections;
   observer?: ProxyObserver;
+  /** A notice to every client that has logged in; the id of its connection is put behind it. */
+  greeting?: string | undefined;
 }
 
 export interface Proxy {
@@ -84,6 +86,7 @@ export interface ProxyContext {
   counts: Counts;
   connections: Connections;
   observer: ProxyObserver;
+  greeting: string | undefined;
   loginFailures: LoginFailures;
   roleChanges: RoleChanges;
   pooler: Pooler;
@@ -116,6 +119,7 @@ export function createProxy(options: ProxyOptions): Proxy {
     identify: (serverName) => identities(serverName),
     domain,
     nowMs,
+    greeting: options.greeting,
     requireTls: options.requireTls,
     proxyProtocol: options.proxyProtocol ?? false,
     // From the key, so that the salts of roles that do not exist survive a restart as those of real ones do.

@@ -8,7 +8,7 @@ import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { EndpointChoice } from '../control-plane/proxy-access.types.ts';
 import { errorMessage } from '../lib/errors.ts';
-import { backendKeyData, negotiateProtocolVersion } from '../postgres/wire/messages.ts';
+import { backendKeyData, negotiateProtocolVersion, notice } from '../postgres/wire/messages.ts';
 import { ProtocolError } from '../postgres/wire/startup.ts';
 import type { StartupMessage } from '../postgres/wire/startup.ts';
 import { checkAddress, isLoopback, normaliseAddress } from './address-rules.ts';
@@ -201,7 +201,11 @@ async function serveStartup(
   const endpointId = chooseEndpoint(fromServerName, options.endpoint);
   const mode = replicationMode(packet.parameters.get('replication'));
 
-  const login = await authenticateOrDelay(context, opening, { endpointId, choice, role, address });
+  const login = greeted(
+    await authenticateOrDelay(context, opening, { endpointId, choice, role, address }),
+    context.greeting,
+    phase.connectionId,
+  );
   phase.authenticated();
   if (login.endpoint.disabled) throw refusals.disabledEndpoint();
   const pooled = login.pooled || meansPooled(fromServerName, options.endpoint);
@@ -224,6 +228,13 @@ async function serveStartup(
     connection.close();
     context.logger.debug({ ...about, durationMs: Math.round(performance.now() - openedMs) }, 'connection closed');
   }
+}
+
+/** What it is told behind its login begins with the notice. */
+function greeted(login: Authenticated, greeting: string | undefined, connectionId: string): Authenticated {
+  if (greeting === undefined) return login;
+  const told = notice(`${greeting}, session_id: ${connectionId}`);
+  return { ...login, accepted: Buffer.concat([login.accepted, told]) };
 }
 
 interface DirectLogin {

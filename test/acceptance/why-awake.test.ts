@@ -4,7 +4,7 @@
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { neon, neonConfig, Pool } from '@neondatabase/serverless';
-import type pg from 'pg';
+import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Place } from '../support/api.ts';
 import { Ballast } from '../support/ballast.ts';
@@ -55,7 +55,9 @@ async function session(options: pg.ClientConfig = {}): Promise<pg.Client> {
 }
 
 beforeAll(async () => {
-  ballast = await Ballast.boot({ flags: ['--default-suspend-timeout', String(TIMEOUT_SECONDS)] });
+  ballast = await Ballast.boot({
+    flags: ['--default-suspend-timeout', String(TIMEOUT_SECONDS), '--greeting', 'welcome'],
+  });
   place = await ballast.api.createProject({ name: 'awake', settings: { enable_logical_replication: true } });
   neonConfig.fetchEndpoint = () => `http://127.0.0.1:${ballast.pgPort}/sql`;
   neonConfig.wsProxy = () => `127.0.0.1:${ballast.pgPort}/v2?address=${place.endpointId}.localhost:5432`;
@@ -85,7 +87,11 @@ test('idle sessions keep nothing awake, and end as Postgres ends them', async ()
 });
 
 test('an idle transaction does, until it ends', async () => {
-  const client = await session({ application_name: 'forgetful' });
+  const client = new pg.Client({ connectionString: ballast.uri(place), application_name: 'forgetful' });
+  client.on('error', () => undefined);
+  open.push(client);
+  const greeting = new Promise<string | undefined>((resolve) => client.on('notice', ({ message }) => resolve(message)));
+  await client.connect();
   await client.query('begin');
   await client.query(`select 'secret'`);
   const from = (await log()).length;
@@ -96,6 +102,7 @@ test('an idle transaction does, until it ends', async () => {
     query: 'select',
     connection: { kind: 'direct', applicationName: 'forgetful' },
   });
+  expect(await greeting).toBe(`welcome, session_id: ${keeper!.connection!.id}`);
   const told = await nextLine(from, /because of: a session that is idle in transaction.*/);
   expect(told).toContain(`connection ${keeper!.connection!.id} `);
   expect(told).not.toContain('secret');

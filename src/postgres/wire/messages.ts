@@ -72,6 +72,12 @@ export function errorResponse(fields: ErrorFields): Buffer {
   return message(BACKEND.error, Buffer.from(text, 'utf8'));
 }
 
+/** A NoticeResponse of severity NOTICE. */
+export function notice(text: string): Buffer {
+  const fields = `SNOTICE\0VNOTICE\0C00000\0M${text.replaceAll('\0', '')}\0\0`;
+  return message(BACKEND.notice, Buffer.from(fields, 'utf8'));
+}
+
 /** Reads ErrorResponse and NoticeResponse; a field that is missing is the empty string. */
 export function parseErrorFields(body: Buffer): ErrorFields {
   const fields = new Map<string, string>();
