@@ -126,6 +126,7 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
   const metrics = createMetrics({
     connections,
     runningComputes: () => supervisor.running().length,
+    computeSizes: () => supervisor.sizes(),
     existing: async (ids) =>
       (await endpointsByIds(catalog.work, ids)).filter(({ deleted }) => !deleted).map(({ id }) => id),
   });

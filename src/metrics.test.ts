@@ -4,11 +4,18 @@ import { createMetrics } from './metrics.ts';
 import { createConnections } from './proxy/connections.ts';
 import { Refusal, refusalReason, refusals } from './proxy/refusal.ts';
 
+/** Those of the past are no endpoints. */
+const sizes = new Map([
+  ['ep-three', 0.5],
+  ['past-one', 1],
+]);
+
 function measured(options: { existing?: () => Promise<string[]>; nowMs?: () => number } = {}) {
   const connections = createConnections();
   const metrics = createMetrics({
     connections,
     runningComputes: () => 3,
+    computeSizes: () => sizes,
     existing: options.existing ?? (async () => ['ep-one', 'ep-two']),
     ...(options.nowMs && { nowMs: options.nowMs }),
   });
@@ -32,6 +39,8 @@ test('connections and traffic, by endpoint', async () => {
   expect(first.value('ballast_sent_bytes_total', { endpoint: 'ep-two' })).toBe(7);
   expect(first.value('ballast_queries_total')).toBe(2);
   expect(first.value('ballast_computes_running')).toBe(3);
+  expect(first.value('ballast_compute_units')).toBe(0.5);
+  expect(first.value('ballast_compute_units', { endpoint: 'ep-three' })).toBe(0.5);
   other.close();
   other.close();
   const second = await read();

@@ -14,6 +14,8 @@ import type { Proxy } from './proxy/proxy.ts';
 export interface MetricsOptions {
   connections: Connections;
   runningComputes(): number;
+  /** Compute units that each running compute has now. */
+  computeSizes(): ReadonlyMap<string, number>;
   /** Those of the endpoints that are there and not deleted. Rejects while the catalog is away. */
   existing(endpointIds: readonly string[]): Promise<readonly string[]>;
   nowMs?: () => number;
@@ -49,6 +51,18 @@ export function createMetrics(options: MetricsOptions): Metrics {
     registers: [register],
     collect() {
       this.set(options.runningComputes());
+    },
+  });
+  new Gauge({
+    name: 'ballast_compute_units',
+    help: 'Size that the running compute of an endpoint has now; without limits of its size, the largest that it may have',
+    labelNames: ['endpoint'],
+    registers: [register],
+    collect() {
+      this.reset();
+      for (const [endpoint, cu] of options.computeSizes()) {
+        if (endpoint.startsWith('ep-')) this.set({ endpoint }, cu);
+      }
     },
   });
   // Of this process alone: every Postgres is one of its own.

@@ -130,6 +130,17 @@ describe('while Ballast runs', () => {
     expect(status).toBe(0);
   });
 
+  test('doctor says of computes whether the running Ballast keeps them at their sizes', async () => {
+    const { findings } = JSON.parse(ballast('doctor', '--json', '--compute-limits', 'off').stdout) as {
+      findings: { name: string; level: string; text: string }[];
+    };
+    const [sizes] = findings.filter(({ name }) => name === 'compute sizes');
+    const { mode, missing } = facts.computeLimits;
+    expect(sizes).toMatchObject({ level: missing ? 'warn' : 'ok' });
+    expect(sizes!.text).toContain(missing ? missing.reason : 'computes autoscale');
+    expect(mode).toBe(missing ? 'off' : 'shares');
+  });
+
   test('a second one on the same directory is refused', async () => {
     const second = await start().ended;
     expect(second.code).toBe(1);
@@ -141,6 +152,7 @@ describe('while Ballast runs', () => {
     const { code, output } = await running.ended;
     expect(output).toContain('SIGTERM: stopping\n');
     expect(output).toMatch(/stopped\n$/);
+    expect(output.includes('do not autoscale')).toBe(facts.computeLimits.missing?.fix !== undefined);
     expect(code).toBe(0);
     expect(() => process.kill(facts.pid, 0)).toThrow('ESRCH');
   });

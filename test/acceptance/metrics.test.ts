@@ -86,6 +86,7 @@ describe('counts', () => {
     const difference = await added(async () => {
       const client = await connect(ballast.uri(place));
       expect((await read()).value('ballast_connections', { ...labels, kind: 'direct' })).toBe(1);
+      expect((await read()).value('ballast_compute_units', labels)).toBe(0.25);
       await client.query(`select repeat('x', 100000)`);
       await client.end();
     });
