@@ -12,6 +12,7 @@ import { connect, failureOf, query } from '../support/sql.ts';
 import { waitFor } from '../support/wait.ts';
 
 const TIMEOUT_SECONDS = 3;
+const LOGICAL = { enable_logical_replication: true };
 const PATIENT = { timeoutMs: 90_000, intervalMs: 100 };
 
 let ballast: Ballast;
@@ -58,7 +59,7 @@ beforeAll(async () => {
   ballast = await Ballast.boot({
     flags: ['--default-suspend-timeout', String(TIMEOUT_SECONDS), '--greeting', 'welcome'],
   });
-  place = await ballast.api.createProject({ name: 'awake', settings: { enable_logical_replication: true } });
+  place = await ballast.api.createProject({ name: 'awake', settings: LOGICAL });
   neonConfig.fetchEndpoint = () => `http://127.0.0.1:${ballast.pgPort}/sql`;
   neonConfig.wsProxy = () => `127.0.0.1:${ballast.pgPort}/v2?address=${place.endpointId}.localhost:5432`;
   neonConfig.useSecureWebSocket = false;
@@ -145,22 +146,23 @@ test('a running query does, however it came', async () => {
   await asleep();
 });
 
-test('a replication slot that nobody reads does not; its walsender does', async () => {
-  const admin = await session();
-  await admin.query(`select pg_create_logical_replication_slot('unread', 'pgoutput')`);
+test('a replication slot that nobody reads does not; the walsender and the subscription that reads it do', async () => {
+  await query(ballast.uri(place), `select pg_create_logical_replication_slot('feed', 'pgoutput')`);
+  await query(ballast.uri(place), 'create publication p');
   await asleep();
-  const reader = await connect(ballast.uri(place), { replication: 'database' } as pg.ClientConfig);
-  open.push(reader);
-  const streaming = failureOf(() =>
-    reader.query(`START_REPLICATION SLOT unread LOGICAL 0/0 (proto_version '1', publication_names 'none')`),
-  );
+  const subscriber = await ballast.api.createProject({ name: 'subscriber', settings: LOGICAL });
   const from = (await log()).length;
-  await nextLine(from, /because of: a walsender of replication slot unread/);
+  const connection = `host=127.0.0.1 port=${ballast.pgPort} user=${place.role} password=${place.password} dbname=${place.database} options='endpoint=${place.endpointId}'`;
+  await query(
+    ballast.uri(subscriber),
+    `create subscription s connection '${connection.replaceAll("'", "''")}' publication p with (create_slot = false, slot_name = 'feed')`,
+  );
+  await nextLine(from, /because of: a walsender of replication slot feed/);
   const walsender = why().keepers!.find(({ kind }) => kind === 'walsender');
-  expect(walsender).toMatchObject({ slot: 'unread', connection: { kind: 'direct' } });
-  expect(await ballast.api.endpointState(place)).toBe('active');
-  await reader.end();
-  await streaming;
+  expect(walsender).toMatchObject({ slot: 'feed', connection: { kind: 'direct', applicationName: 's' } });
+  expect(why(subscriber.projectId).keepers).toContainEqual(expect.objectContaining({ kind: 'subscription' }));
+  for (const one of [place, subscriber]) expect(await ballast.api.endpointState(one)).toBe('active');
+  await query(ballast.uri(subscriber), 'alter subscription s disable');
   await asleep();
 });
 
