@@ -1,6 +1,6 @@
 /** Allow lists: single addresses, blocks and ranges, of both families. */
 import { describe, expect, test } from 'vitest';
-import { addressMatches, checkAddress, isLoopback, normaliseAddress } from './address-rules.ts';
+import { addressGroup, addressMatches, checkAddress, isLoopback, normaliseAddress } from './address-rules.ts';
 
 test.each<[string, string, boolean]>([
   ['192.0.2.1', '192.0.2.1', true],
@@ -59,4 +59,17 @@ describe('an endpoint', () => {
       'This connection is trying to access this endpoint from a blocked network.',
     );
   });
+});
+
+test.each([
+  ['192.0.2.1', '192.0.2.1'],
+  ['2001:db8::1', '2001:db8:0:0::/64'],
+  ['2001:db8:0:0:ffff::1', '2001:db8:0:0::/64'],
+  ['2001:0DB8:0000:0001:1:2:3:4', '2001:db8:0:1::/64'],
+  ['::1', '0:0:0:0::/64'],
+  ['fe80::1%eth0', 'fe80:0:0:0::/64'],
+  ['64:ff9b::192.0.2.1', '64:ff9b:0:0::/64'],
+  ['', ''],
+])('%s counts as %s', (address, group) => {
+  expect(addressGroup(address)).toBe(group);
 });

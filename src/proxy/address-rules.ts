@@ -11,6 +11,18 @@ export function normaliseAddress(address: string | undefined): string {
   return (address ?? '').replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i, '');
 }
 
+/** Who counts as one: a single IPv4 address, but the /64 of an IPv6 address, which is what one network is given. */
+export function addressGroup(address: string): string {
+  if (isIP(address) !== 6) return address;
+  const [head = '', tail] = address.split('%', 1)[0]!.split('::');
+  const words = head === '' ? [] : head.split(':');
+  const behind = tail === undefined || tail === '' ? [] : tail.split(':');
+  const missing = Math.max(0, 8 - words.length - behind.length);
+  const all = [...words, ...Array.from({ length: missing }, () => '0'), ...behind];
+  const network = all.slice(0, 4).map((word) => Number.parseInt(word, 16).toString(16));
+  return `${network.join(':')}::/64`;
+}
+
 const family = (address: string) => (isIP(address) === 6 ? 'ipv6' : 'ipv4');
 
 /** Patterns that cannot be read match nothing. */

@@ -22,8 +22,13 @@ export interface Counts {
   /** True when this many connections cannot be served. */
   full(): boolean;
   loginFailed(): void;
-  /** Counts an authenticated connection; call the result when it is over. Throws Refusal when there are too many. */
+  /**
+   * Counts an authenticated connection; call the result when it is over. Throws Refusal when there are more than the
+   * compute takes: what it keeps for superusers and for pools is its own to tell.
+   */
   enter(endpoint: ProxyEndpoint): () => void;
+  /** Counts a query over HTTP, which waits for one of a few connections. Throws Refusal when there are too many. */
+  enterQuery(endpoint: ProxyEndpoint): () => void;
   /** The compute runs: it is told again, in case it was not there when the connection was counted. */
   reached(endpoint: ProxyEndpoint): void;
   /** Counts a client of a pool, which is nothing to its compute. Throws Refusal when there are too many. */
@@ -38,6 +43,7 @@ export interface Counts {
 export function createCounts(limits: ProxyLimits, access: ProxyAccess): Counts {
   const stats = { accepted: 0, unauthenticated: 0, sessions: 0, loginFailures: 0 };
   const perEndpoint = new Map<string, number>();
+  const direct = new Map<string, number>();
   const pooled = new Map<string, number>();
   const add = (counts: Map<string, number>, { endpointId }: ProxyEndpoint, by: 1 | -1) => {
     const count = (counts.get(endpointId) ?? 0) + by;
@@ -62,11 +68,19 @@ export function createCounts(limits: ProxyLimits, access: ProxyAccess): Counts {
       stats.unauthenticated += 1;
       return once(() => (stats.unauthenticated -= 1));
     },
-    full: () =>
-      stats.unauthenticated > limits.maxUnauthenticated ||
-      stats.unauthenticated + stats.sessions > limits.maxConnections,
+    full: () => stats.unauthenticated + stats.sessions > limits.maxConnections,
     loginFailed: () => void (stats.loginFailures += 1),
     enter(endpoint) {
+      const most = Math.min(endpoint.maxConnections, limits.maxConnectionsPerEndpoint);
+      if ((direct.get(endpoint.endpointId) ?? 0) >= most) throw refusals.tooManyConnections();
+      add(direct, endpoint, 1);
+      change(endpoint, 1);
+      return once(() => {
+        add(direct, endpoint, -1);
+        change(endpoint, -1);
+      });
+    },
+    enterQuery(endpoint) {
       if ((perEndpoint.get(endpoint.endpointId) ?? 0) >= limits.maxConnectionsPerEndpoint) {
         throw refusals.tooManyConnections();
       }

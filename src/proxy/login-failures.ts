@@ -1,32 +1,49 @@
 /**
- * Slows down guessing: after some failed logins of one address at one endpoint, each further failure is answered
- * later. Good logins are never delayed, so nobody can lock a role out.
+ * Slows down guessing: after some failed logins of one address at one endpoint, or at one role from wherever, each
+ * further failure is answered later. Good logins are never delayed, so nobody can lock a role out.
  */
+import { addressGroup } from './address-rules.ts';
+
 export interface LoginFailures {
   /** Counts a failure; gives how long its answer should wait. */
-  note(address: string, endpointId: string): number;
+  note(address: string, endpointId: string, role: string): number;
 }
 
 const FORGET_AFTER_MS = 60_000;
+/** Of addresses, and of roles: who invents roles only makes others of those be forgotten. */
 const MAX_ENTRIES = 10_000;
 const STEP_MS = 20;
+/** A role's clients are many: one that was given an old password must not slow down all others' mistakes. */
+const FREE_PER_ROLE = 10;
 
 export function createLoginFailures(
   limits: { freeLoginFailures: number; maxFailureDelayMs: number },
   nowMs: () => number,
 ): LoginFailures {
-  const failures = new Map<string, { count: number; lastMs: number }>();
+  const byAddress = createTally(nowMs);
+  const byRole = createTally(nowMs);
+  const delayMs = (count: number, free: number) =>
+    Math.min(limits.maxFailureDelayMs, Math.max(0, count - free) * STEP_MS);
   return {
-    note(address, endpointId) {
-      const key = `${address} ${endpointId}`;
-      const now = nowMs();
-      const before = failures.get(key);
-      const count = before && now - before.lastMs < FORGET_AFTER_MS ? before.count + 1 : 1;
-      failures.delete(key);
-      failures.set(key, { count, lastMs: now });
-      if (failures.size > MAX_ENTRIES) failures.delete(failures.keys().next().value!);
-      const beyond = Math.max(0, count - limits.freeLoginFailures);
-      return Math.min(limits.maxFailureDelayMs, beyond * STEP_MS);
+    note(address, endpointId, role) {
+      const ofAddress = byAddress(`${addressGroup(address)} ${endpointId}`);
+      const ofRole = byRole(`${endpointId} ${role}`);
+      const free = limits.freeLoginFailures;
+      return Math.max(delayMs(ofAddress, free), delayMs(ofRole, free * FREE_PER_ROLE));
     },
+  };
+}
+
+/** Counts by key, until nothing has come for a while; the keys that were not seen for longest are forgotten. */
+function createTally(nowMs: () => number): (key: string) => number {
+  const counts = new Map<string, { count: number; lastMs: number }>();
+  return (key) => {
+    const now = nowMs();
+    const before = counts.get(key);
+    const count = before && now - before.lastMs < FORGET_AFTER_MS ? before.count + 1 : 1;
+    counts.delete(key);
+    counts.set(key, { count, lastMs: now });
+    if (counts.size > MAX_ENTRIES) counts.delete(counts.keys().next().value!);
+    return count;
   };
 }

@@ -22,6 +22,8 @@ import { createCounts } from './counts.ts';
 import type { Counts, ProxyStats } from './counts.ts';
 import { DEFAULT_LIMITS } from './limits.ts';
 import type { ProxyLimits } from './limits.ts';
+import { createCrowd } from './crowd.ts';
+import type { Crowd } from './crowd.ts';
 import { createIdentities } from './identities.ts';
 import { createLoginFailures } from './login-failures.ts';
 import type { LoginFailures } from './login-failures.ts';
@@ -87,6 +89,7 @@ export interface ProxyContext {
   connections: Connections;
   observer: ProxyObserver;
   greeting: string | undefined;
+  crowd: Crowd;
   loginFailures: LoginFailures;
   roleChanges: RoleChanges;
   pooler: Pooler;
@@ -125,6 +128,7 @@ export function createProxy(options: ProxyOptions): Proxy {
     // From the key, so that the salts of roles that do not exist survive a restart as those of real ones do.
     mockSecret: createHash('sha256').update('mock verifiers').update(options.tls.key).digest(),
     passwords: createPasswordChecker(),
+    crowd: createCrowd(limits),
     loginFailures: createLoginFailures(limits, nowMs),
   };
   const http = createHttpEdge(context);

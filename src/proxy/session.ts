@@ -18,6 +18,7 @@ import { sendCancel } from './cancel.ts';
 import type { ClientStream } from './client-stream.ts';
 import { newConnectionId } from './connections.ts';
 import type { ClientConnection, ConnectionKind } from './connections.ts';
+import type { Place } from './crowd.ts';
 import {
   chooseEndpoint,
   endpointChoice,
@@ -46,6 +47,7 @@ export type HttpHandler = (socket: Socket) => void;
 export function serveClient(context: ProxyContext, plain: Socket, serveHttp: HttpHandler): Promise<void> {
   return serve(context, plain, 'direct', async (phase) => {
     const source = context.proxyProtocol ? await readSource(plain) : undefined;
+    if (source !== undefined) phase.place?.move(source);
     const opening = await openConnection(
       plain,
       context.identify,
@@ -103,6 +105,8 @@ interface Phase {
   connectionId: string;
   kind: ConnectionKind;
   socket: ClientStream;
+  /** Among those who have not authenticated. */
+  place: Place | undefined;
   handshaking: boolean;
   /** Ends the time limit of the handshake. */
   authenticated: () => void;
@@ -118,28 +122,32 @@ async function serve(
   const connectionId = newConnectionId();
   const context = { ...shared, logger: shared.logger.child({ connection: connectionId }) };
   const release = context.counts.unauthenticated();
-  let timedOut = false;
-  // A deadline from outside: whatever is being waited for fails when the socket closes.
-  const timer = setTimeout(() => {
-    timedOut = true;
-    context.observer.refused('timeout');
+  let cutOff = false;
+  // From outside: whatever is being waited for fails when the socket closes.
+  const cut = (refusal: Refusal) => {
+    cutOff = true;
+    context.observer.refused(refusalReason(refusal));
     // In the middle of a TLS handshake there is no way to say anything.
     if (phase.handshaking) phase.socket.destroy();
-    else refuse(phase.socket, refusals.timeout());
-  }, context.limits.handshakeTimeoutMs);
+    else refuse(phase.socket, refusal);
+  };
+  const timer = setTimeout(() => cut(refusals.timeout()), context.limits.handshakeTimeoutMs);
+  const address = normaliseAddress(client.remoteAddress);
+  const place = context.crowd.enter(address, () => cut(refusals.tooManyAttempts()));
   const authenticated = () => {
     clearTimeout(timer);
+    place?.leave();
     release();
   };
-  const phase: Phase = { connectionId, kind, socket: client, handshaking: false, authenticated };
+  const phase: Phase = { connectionId, kind, socket: client, place, handshaking: false, authenticated };
   try {
-    if (context.counts.full()) throw refusals.tooManyAttempts();
+    if (!place || context.counts.full()) throw refusals.tooManyAttempts();
     const opening = await open(phase);
     if (opening?.packet.kind === 'cancel') await serveCancel(context, opening, opening.packet);
     else if (opening) await serveStartup(context, opening, opening.packet as StartupMessage, phase);
   } catch (error) {
     report(context, error, normaliseAddress(client.remoteAddress));
-    if (!timedOut) context.observer.refused(refusalReason(error));
+    if (!cutOff) context.observer.refused(refusalReason(error));
     if (error instanceof ConnectionClosed || error instanceof ProtocolError) phase.socket.destroy();
     else refuse(phase.socket, error);
   } finally {
@@ -300,7 +308,7 @@ async function authenticateOrDelay(
   } catch (error) {
     if (!(error instanceof LoginFailed)) throw error;
     context.counts.loginFailed();
-    const delayMs = context.loginFailures.note(who.address, error.endpointId);
+    const delayMs = context.loginFailures.note(who.address, error.endpointId, who.role);
     if (delayMs > 0) await sleep(delayMs, undefined, { signal: opening.reader.closed }).catch(() => undefined);
     throw refusals.password(who.role);
   }

@@ -71,7 +71,7 @@ async function orDelay<T>(context: ProxyContext, claim: Claim, endpoint: ProxyEn
   } catch (error) {
     if (!(error instanceof LoginFailed || error instanceof Refusal)) throw error;
     context.counts.loginFailed();
-    const delayMs = context.loginFailures.note(claim.address, endpoint.endpointId);
+    const delayMs = context.loginFailures.note(claim.address, endpoint.endpointId, claim.role);
     if (delayMs > 0) await sleep(delayMs, undefined, { signal: claim.closed }).catch(() => undefined);
     throw error instanceof LoginFailed ? refusals.password(claim.role) : error;
   }

@@ -94,7 +94,7 @@ interface Work {
 
 async function runCounted(context: ProxyContext, pool: SqlPool, work: Work): Promise<string> {
   const { endpoint, address, role } = work.entrant;
-  const release = context.counts.enter(endpoint);
+  const release = context.counts.enterQuery(endpoint);
   const connection = context.connections.open(endpoint.endpointId, { id: work.id, kind: 'http', address, role });
   const { traffic } = connection;
   try {
