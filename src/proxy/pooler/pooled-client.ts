@@ -28,6 +28,8 @@ export interface ClientOwner {
 
 /** Up to here a first message is waited for before a server connection is asked for. */
 const MAX_WHOLE_BYTES = 64 * 1024;
+/** Who waits is not read beyond this. */
+const MAX_WAITING_BYTES = 16 * 1024;
 /** How much can be said again when a server connection turns out to have been dead. */
 const MAX_REPEATED_BYTES = 8 * 1024;
 const EMPTY = Buffer.alloc(0);
@@ -81,7 +83,8 @@ export class PooledClient {
       return;
     }
     this.#pending = bytes;
-    this.#considerPending();
+    if (this.isWaiting) this.#regulate();
+    else this.#considerPending();
   }
 
   /** A server connection is at its disposal. */
@@ -92,6 +95,8 @@ export class PooledClient {
     this.#pending = EMPTY;
     this.#repeatable = bytes.length <= MAX_REPEATED_BYTES ? bytes : undefined;
     this.#say(bytes);
+    // It left while it waited.
+    if (this.#leaving && this.server === server) this.leave();
   }
 
   /** Its transaction is over and the server connection is no longer its own. */
@@ -173,15 +178,16 @@ export class PooledClient {
 
   /** It said goodbye or closed its side: what it has asked for is still done, within reason. */
   leave(): void {
-    if (this.gone || this.#leaving) return;
+    if (this.gone) return;
     this.#leaving = true;
+    // What it waits to ask will be asked.
+    if (this.isWaiting) return;
     const { server } = this;
     if (!server) return this.#go();
     // In the middle of a message nothing else can be said.
     if (server.copyIn || this.passing > 0) return this.#disappear();
     if (server.isQuiet) return this.#leaveTransaction(server);
-    this.#graceTimer = setTimeout(() => this.#disappear(), this.owner.graceMs);
-    this.#graceTimer.unref();
+    this.#graceTimer ??= setTimeout(() => this.#disappear(), this.owner.graceMs).unref();
   }
 
   /** The connection is broken. */
@@ -210,7 +216,9 @@ export class PooledClient {
   /** Reads on, unless there is somewhere too much already. */
   #regulate(): void {
     const tooMuch = this.server !== undefined && this.server.wire.writableLength > MAX_WHOLE_BYTES;
-    const pause = this.isWaiting || this.#holding || tooMuch;
+    // To pause and to read on are calls of the system, and most who wait have nothing more to say.
+    const enough = this.isWaiting && this.#pending.length > MAX_WAITING_BYTES;
+    const pause = enough || this.#holding || tooMuch;
     if (pause === this.#paused || this.wire.destroyed) return;
     this.#paused = pause;
     if (pause) this.wire.pause();

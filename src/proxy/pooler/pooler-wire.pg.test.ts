@@ -356,3 +356,30 @@ describe('a client that vanishes', () => {
     }
   });
 });
+
+describe('a client that goes while it waits for its turn', () => {
+  test.each([
+    ['asked and said goodbye', true],
+    ['broke off', false],
+  ])('%s', async (_how, isPolite) => {
+    const endpoint = single();
+    const waiting = () => proxy.proxy.stats().pooler.waiting;
+    const until = (count: number) => waitFor('those who wait', async () => waiting() === count, { timeoutMs: 60_000 });
+    const [holder, client] = await Promise.all([connect(endpoint), connect(endpoint)]);
+    await holder.ask([say.query('begin')]);
+    client.send(say.query('insert into copied values (77)'));
+    await until(1);
+    if (isPolite) client.socket.end(Buffer.from([0x58, 0, 0, 0, 4]));
+    else {
+      client.socket.resetAndDestroy();
+      await until(0);
+    }
+    await holder.ask([say.query('rollback')]);
+    await client.closed;
+    await until(0);
+    expect(await value(holder, 'select count(*) from copied')).toBe(isPolite ? '1' : '0');
+    await holder.ask([say.query('truncate copied')]);
+    await expectClean(endpoint);
+    await holder.end();
+  });
+});

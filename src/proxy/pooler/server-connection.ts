@@ -137,8 +137,8 @@ export class ServerConnection {
     this.effects |= effectsOfText(bytes, from, to);
   }
 
-  /** Takes what Postgres sent. */
-  receive(chunk: Buffer): void {
+  /** Takes what Postgres sent. True: nobody refers to the chunk any more. */
+  receive(chunk: Buffer): boolean {
     const bytes = this.#held ? Buffer.concat([this.#held, chunk]) : chunk;
     this.#held = undefined;
     const size = bytes.length;
@@ -169,8 +169,10 @@ export class ServerConnection {
     }
     if (at > from) this.#forward(bytes, from, at);
     if (at < size) this.#held = Buffer.from(bytes.subarray(at));
+    const isFree = (this.client?.wire.writableLength ?? 0) === 0;
     this.#afterChunk();
     if (this.client?.isSlow) this.wire.pause();
+    return isFree;
   }
 
   /** The connection has ended. */
@@ -181,9 +183,10 @@ export class ServerConnection {
     this.owner.closed(this);
   }
 
-  #broken(): void {
+  #broken(): boolean {
     this.unfit = true;
     this.wire.destroy();
+    return false;
   }
 
   #forward(bytes: Buffer, from: number, to: number): void {

@@ -2,6 +2,7 @@
  * Sockets at both ends of a pool.
  */
 import type { Socket } from 'node:net';
+import { ChunkSocket } from '../chunk-socket.ts';
 import type { ClientStream } from '../client-stream.ts';
 import type { PooledClient } from './pooled-client.ts';
 import type { ServerConnection } from './server-connection.ts';
@@ -30,7 +31,9 @@ export function connectClient(socket: ClientStream, client: PooledClient): Promi
 
 export function connectServer(socket: Socket, server: ServerConnection): void {
   let unread = false;
-  socket.on('data', (chunk: Buffer) => server.receive(chunk));
+  socket.on('data', (chunk: Buffer) => {
+    if (server.receive(chunk) && socket instanceof ChunkSocket) socket.giveBack();
+  });
   socket.on('drain', () => server.client?.serverDrained());
   socket.on('end', () => socket.destroy());
   socket.on('error', (error: NodeJS.ErrnoException) => (unread = UNREAD.has(error.code ?? '')));
