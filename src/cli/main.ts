@@ -2,7 +2,8 @@
  * The `ballast` command: declares the commands, reads their settings, maps errors to exit codes.
  * Each command's work is in the file of its name.
  */
-import { Command, CommanderError } from 'commander';
+import { Command, CommanderError, Help } from 'commander';
+import type { Option } from 'commander';
 import { ConfigError } from '../config.ts';
 import { locateHome } from '../home-prepare.ts';
 import { AppError } from '../lib/errors.ts';
@@ -26,11 +27,17 @@ interface JsonOption {
 const EXIT_GRACE_MS = 2000;
 const JSON_OPTION = ['--json', 'print JSON', false] as const;
 
+const described = (option: Option) => Help.prototype.optionDescription(option);
+
 function buildProgram(setExitCode: (code: number) => void): Command {
   const program = new Command('ballast')
     .description('The Neon API v2 on your own machines, on real PostgreSQL')
     .version(version())
     .showHelpAfterError()
+    // That a switch is off by default goes without saying.
+    .configureHelp({
+      optionDescription: (option) => (option.defaultValue === false ? option.description : described(option)),
+    })
     .exitOverride();
 
   addSettings(program.command('start'), ALL_SETTINGS)
@@ -65,7 +72,7 @@ function buildProgram(setExitCode: (code: number) => void): Command {
 
   addSettings(program.command('trust'), ['dataDir'])
     .description("make this machine trust Ballast's certificates (needs root)")
-    .option('--undo', 'no longer', false)
+    .option('--undo', 'take that back', false)
     .option('--dry-run', 'print the commands and run none', false)
     .action(async (options: TrustOptions, command: Command) => {
       const { trust } = await import('./trust.ts');

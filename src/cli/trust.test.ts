@@ -273,4 +273,6 @@ test('without an authority, and with one that could vouch for any name, it refus
   await expect(trust(homeAt('none'), DO, machine)).rejects.toThrow('there is no authority');
   await makeAuthority('data', []);
   await expect(trust(homeAt('data'), DO, machine)).rejects.toThrow('could vouch for any name');
+  await writeFile(at('data/tls/ca.pem'), 'nonsense');
+  await expect(trust(homeAt('data'), DO, machine)).rejects.toThrow('cannot be read');
 });

@@ -23,7 +23,9 @@ type Result = 'done' | 'nothing to do' | 'failed' | 'needs root';
 
 /** The exit code: 0 when every store is as it was asked for, or `dryRun`. Throws CommandError. */
 export async function trust(home: Home, options: TrustOptions, machine: Machine = thisMachine()): Promise<number> {
-  const authority = await readAuthority(home.dataDir, home.tls);
+  const authority = await readAuthority(home.dataDir, home.tls).catch((error: unknown) => {
+    throw new CommandError(`the authority in ${home.tls} cannot be read: ${errorMessage(error)}`, { cause: error });
+  });
   if (!options.undo) checkAuthority(authority, home);
   const system = await systemStore(machine, authority);
   const { stores: browsers, lacking } = await browserStores(machine, authority);
