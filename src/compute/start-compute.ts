@@ -322,7 +322,7 @@ export async function changeJwtRoles(
 export async function resizeCompute(context: StartContext, compute: Compute, bounds: Bounds): Promise<boolean> {
   const { minCu, maxCu } = bounds;
   const spec = { ...compute.spec, minCu, maxCu };
-  if (spec.standby || !sameForPostgres(context, compute.spec, spec)) return false;
+  if (!sameForPostgres(context, compute.spec, spec)) return false;
   await writeRecord(placesOf(context.home, spec.endpointId), recordOf(context, spec, compute.socketDirectory, true));
   await compute.resize(bounds);
   return true;

@@ -19,6 +19,7 @@ import type { Stopwatch } from '../lib/stopwatch.ts';
 import { findServer, readPostmaster, stopServer } from '../postgres/server.ts';
 import type { Installations } from '../postgres/types.ts';
 import type { Storage, TimelineRef } from '../storage/types.ts';
+import type { Bounds } from './autoscale.ts';
 import { applyChanges } from './changes.ts';
 import { Compute } from './compute.ts';
 import { NO_COMPUTE_LIMITS, type ComputeLimits } from './limits.ts';
@@ -28,6 +29,7 @@ import { placesOf, readRecords, removePlaces } from './places.ts';
 import { readRolesAndDatabases } from './roles-and-databases.ts';
 import { sandboxLauncher } from './sandbox.ts';
 import { createReplicationRelay } from './replication-relay.ts';
+import { maxConnections } from './sizes.ts';
 import type { StartContext } from './start-compute.ts';
 import { changeJwtRoles, resizeCompute, startCompute } from './start-compute.ts';
 import type { ComputeAddress, ComputeChange, ComputeSpec, StandbySpec, Supervisor } from './types.ts';
@@ -217,13 +219,26 @@ async function removeStandby(state: State, spec: ComputeSpec): Promise<void> {
   await state.context.storage.deleteTimeline(spec.timeline);
 }
 
+const connectionsOf = ({ minCu, maxCu }: Bounds) => ({
+  minCu: undefined,
+  maxCu: undefined,
+  connections: maxConnections(minCu, maxCu),
+});
+
 /**
  * Sizes change while it runs where Postgres need not know, and roles of JWTs always; for anything else it takes a restart.
  * They are compared as they are written down: an adopted compute's spec comes from its record, where what is undefined is
  * left out.
  */
 async function becomes(context: StartContext, compute: Compute, spec: ComputeSpec): Promise<boolean> {
-  const written = (one: ComputeSpec): unknown => JSON.parse(JSON.stringify({ ...one, jwtRoles: undefined }));
+  const written = (one: ComputeSpec): unknown => {
+    const { standby } = one;
+    // A standby only needs to know how many connections its primary's size makes.
+    const followed = standby && { ...standby.primary, ...connectionsOf(standby.primary) };
+    return JSON.parse(
+      JSON.stringify({ ...one, jwtRoles: undefined, standby: standby && { ...standby, primary: followed } }),
+    );
+  };
   if (isDeepStrictEqual(written(compute.spec), written(spec))) return true;
   const { minCu, maxCu } = spec;
   if (!isDeepStrictEqual(written({ ...compute.spec, minCu, maxCu }), written(spec))) return false;
