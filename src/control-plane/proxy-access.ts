@@ -134,6 +134,7 @@ export function createProxyAccess(dependencies: ProxyAccessDependencies): ProxyA
       // What the caller read may be older than a change that somebody else has just brought in.
       return changed || (invalidatedAtMs.get(projectId) ?? Number.NEGATIVE_INFINITY) > askedMs - JUST_NOW_MS;
     },
+    awake: ({ endpointId, point, disabled }) => (point || disabled ? undefined : running(endpointId)),
     wake: async (endpoint, { signal, stale }) => {
       if (endpoint.disabled) throw new AppError('forbidden', ENDPOINT_DISABLED);
       if (endpoint.point) return abortable(past.reach(endpoint, endpoint.point, stale), signal);

@@ -75,6 +75,8 @@ export interface ProxyAccess {
    * `stale` is an address that just refused a connection. Throws AppError with a text for the client.
    */
   wake(endpoint: ProxyEndpoint, options: { signal: AbortSignal; stale?: SocketAddress }): Promise<SocketAddress>;
+  /** The same where nothing has to be waited for; undefined: ask `wake`. */
+  awake?(endpoint: ProxyEndpoint): SocketAddress | undefined;
   /** Tells how many connections the endpoint's compute has now. */
   noteConnections(endpoint: ProxyEndpoint, open: number, change?: ConnectionChange): void;
 }

@@ -61,6 +61,7 @@ const PRIVATE_NETWORKS = [
 ];
 
 export function isLoopback(address: string): boolean {
+  if (address === '127.0.0.1' || address === '::1') return true;
   return addressMatches(address, ['127.0.0.0/8', '::1']);
 }
 

@@ -124,7 +124,10 @@ async function currentVerifier(claim: Claim, endpoint: ProxyEndpoint): Promise<S
 }
 
 /** Postgres does not ask for passwords of roles that JWTs stand for: what is checked here is all that is checked. */
-function suspicionOf({ roleChanges, role }: Claim, endpoint: ProxyEndpoint): ReturnType<RoleChanges['suspicion']> {
+export function suspicionOf(
+  { roleChanges, role }: Pick<Claim, 'roleChanges' | 'role'>,
+  endpoint: ProxyEndpoint,
+): ReturnType<RoleChanges['suspicion']> {
   const isJwtRole = endpoint.jwks?.some(({ roleNames }) => roleNames.includes(role)) === true;
   return isJwtRole ? 'strong' : roleChanges.suspicion(endpoint);
 }

@@ -15,7 +15,9 @@ import { mayBePlain, serveStream } from '../session.ts';
 import { endpointFromHost } from './connection-string.ts';
 import { createKeySets } from './key-sets.ts';
 import { createSqlPool } from './sql-pool.ts';
+import { createEntrances } from './sql-entrant.ts';
 import { serveSql } from './sql.ts';
+import type { SqlEdge } from './sql.ts';
 import { WebSocketStream } from './websocket-stream.ts';
 
 export interface HttpEdge {
@@ -44,7 +46,8 @@ const UPGRADE_REFUSED = 'HTTP/1.1 400 Bad Request\r\nconnection: close\r\nconten
 export function createHttpEdge(context: ProxyContext): HttpEdge {
   const { limits } = context;
   const pool = createSqlPool(limits);
-  const sql = { pool, keySets: createKeySets({ limits, logger: context.logger, nowMs: context.nowMs }) };
+  const keySets = createKeySets({ limits, logger: context.logger, nowMs: context.nowMs });
+  const sql = { context, pool, keySets, entrances: createEntrances() };
   const streams = new Set<WebSocketStream>();
   const sessions = new Set<Promise<void>>();
   const early = { usedBytes: 0, maxBytes: limits.maxWebSocketEarlyBytes, shareBytes: EARLY_SHARE_BYTES };
@@ -60,7 +63,7 @@ export function createHttpEdge(context: ProxyContext): HttpEdge {
 
   const request = (message: IncomingMessage, response: ServerResponse) => {
     if (closing) response.shouldKeepAlive = false;
-    serve(context, sql, message, response);
+    serve(sql, message, response);
   };
   const upgrade = (message: IncomingMessage, socket: Duplex, head: Buffer) => {
     // An upgrade takes the socket out of HTTP's time limits; the session has its own.
@@ -131,14 +134,9 @@ export function createHttpEdge(context: ProxyContext): HttpEdge {
   };
 }
 
-function serve(
-  context: ProxyContext,
-  sql: Parameters<typeof serveSql>[1],
-  request: IncomingMessage,
-  response: ServerResponse,
-): void {
+function serve(sql: SqlEdge, request: IncomingMessage, response: ServerResponse): void {
   const path = request.url?.split('?', 1)[0];
-  if (path === '/sql' && request.method === 'POST') return void serveSql(context, sql, request, response);
+  if (path === '/sql' && request.method === 'POST') return void serveSql(sql, request, response);
   if (path === '/sql' && request.method === 'OPTIONS') {
     response.writeHead(200, CORS).end();
     return;

@@ -1,12 +1,16 @@
 /**
  * A session at a compute that runs one pipeline at a time, and says when it must not be used again.
+ *
+ * What a pipeline leaves behind in the session is removed by a reset that is sent together with it: Postgres answers the
+ * pipeline first, and nothing else is sent before it has confirmed the reset.
  */
 import type { SocketAddress } from '../../control-plane/proxy-access.types.ts';
 import { MessageFramer } from '../../postgres/wire/messages.ts';
 import { ProtocolError } from '../../postgres/wire/startup.ts';
 import { sendCancel } from '../cancel.ts';
 import type { ComputeSession } from '../compute-login.ts';
-import { ANSWER, parseErrorMessage } from './sql-messages.ts';
+import type { Departure } from './departure.ts';
+import { ANSWER, parseErrorMessage, simpleQuery } from './sql-messages.ts';
 import { QueryInterrupted } from './sql-error.ts';
 
 /** Postgres ended the session before it had read the query: nothing of it has run, so it may be sent again. */
@@ -15,9 +19,6 @@ export class NeverRead extends Error {}
 /** Takes a whole message; what it throws ends the connection and rejects the run. */
 export type MessageHandler = (type: number, raw: Buffer) => void;
 
-/** As ReadyForQuery says: idle, in a transaction, in a failed one. */
-export type TransactionStatus = 'I' | 'T' | 'E';
-
 export interface SqlConnection {
   readonly address: SocketAddress;
   /** Of the process that serves it. */
@@ -25,10 +26,12 @@ export interface SqlConnection {
   /** Closed, or in a state that nobody knows. */
   readonly broken: boolean;
   /**
-   * Sends a pipeline and resolves at its ReadyForQuery. Rejects with NeverRead, QueryInterrupted, what the handler
-   * threw, or the signal's reason after Postgres was asked to cancel; then the connection is broken.
+   * Sends a pipeline and its reset, and resolves at the pipeline's ReadyForQuery. Rejects with NeverRead, QueryInterrupted, what the handler
+   * threw, or the departure's reason after Postgres was asked to cancel; then the connection is broken.
    */
-  run(pipeline: Buffer, handler: MessageHandler, signal?: AbortSignal): Promise<TransactionStatus>;
+  run(pipeline: Buffer, handler: MessageHandler, departure?: Departure): Promise<void>;
+  /** Resolves when the reset behind the last pipeline is over; the connection is broken where it failed. */
+  settled(): Promise<void>;
   /** Calls once when it breaks. */
   onBroken(listener: () => void): void;
   destroy(): void;
@@ -36,11 +39,16 @@ export interface SqlConnection {
 
 interface Run {
   handler: MessageHandler;
-  resolve: (status: TransactionStatus) => void;
+  resolve: () => void;
   reject: (error: unknown) => void;
   answered: boolean;
 }
 
+/** One statement: several would take Postgres several times as long, and there is one behind every query. */
+const RESET = simpleQuery('DISCARD ALL');
+/** Of a session that was left in a transaction, in which the other cannot run. */
+const ROLLBACK_AND_RESET = Buffer.concat([simpleQuery('ROLLBACK'), RESET]);
+const IDLE = 0x49;
 const ADMIN_SHUTDOWN = '57P01';
 const MAX_MESSAGE_BYTES = 1024 * 1024 * 1024;
 
@@ -49,19 +57,43 @@ export function createSqlConnection(session: ComputeSession, address: SocketAddr
   const framer = new MessageFramer(() => true, MAX_MESSAGE_BYTES);
   const listeners: (() => void)[] = [];
   let current: Run | undefined;
+  /** Its answers come behind those of the current run. */
+  let resetting = false;
+  /** The run has left a transaction behind; its end is under way. */
+  let leftOpen = false;
+  let rollingBack = false;
+  let whenSettled: (() => void) | undefined;
   let broken = false;
 
   const fail = (error: unknown) => {
     const ended = current;
     current = undefined;
+    resetting = false;
     if (!broken) {
       broken = true;
       socket.destroy();
       for (const listener of listeners) listener();
     }
     ended?.reject(error);
+    whenSettled?.();
+  };
+  const takeOfReset = (type: number, raw: Buffer) => {
+    if (type === ANSWER.error && !leftOpen) return fail(new Error('the session could not be reset'));
+    if (type !== ANSWER.readyForQuery) return;
+    if (leftOpen) {
+      // What failed is the reset inside of the transaction.
+      leftOpen = false;
+      rollingBack = true;
+      socket.write(ROLLBACK_AND_RESET);
+      return;
+    }
+    if (raw[5] !== IDLE) return fail(new Error('the session is still in a transaction'));
+    if (rollingBack) return void (rollingBack = false);
+    resetting = false;
+    whenSettled?.();
   };
   const take = (type: number, raw: Buffer) => {
+    if (!current && resetting) return takeOfReset(type, raw);
     if (!current) {
       // Settings and notifications may come at any time; anything else means the end.
       const harmless = type === ANSWER.parameterStatus || type === ANSWER.notification || type === ANSWER.notice;
@@ -71,7 +103,8 @@ export function createSqlConnection(session: ComputeSession, address: SocketAddr
     if (type === ANSWER.readyForQuery) {
       const { resolve } = current;
       current = undefined;
-      return resolve(String.fromCharCode(raw[5]!) as TransactionStatus);
+      leftOpen = raw[5] !== IDLE;
+      return resolve();
     }
     if (type === ANSWER.error && !current.answered && parseErrorMessage(raw).get('C') === ADMIN_SHUTDOWN) {
       // Had it read the query, ParseComplete or another message would stand before this one.
@@ -94,31 +127,31 @@ export function createSqlConnection(session: ComputeSession, address: SocketAddr
   if (session.rest.length > 0) fail(new ProtocolError('unexpected data behind the login'));
   else socket.resume();
 
-  const run = (bytes: Buffer, handler: MessageHandler, signal?: AbortSignal): Promise<TransactionStatus> => {
+  const run = (bytes: Buffer, handler: MessageHandler, departure?: Departure): Promise<void> => {
     if (broken) return Promise.reject(new NeverRead('the connection is closed'));
-    if (current) return Promise.reject(new ProtocolError('a query is under way on this connection'));
+    if (current || resetting) return Promise.reject(new ProtocolError('a query is under way on this connection'));
     return new Promise((resolve, reject) => {
-      const onAbort = () => {
-        // A cancel of what has just ended would hit nobody: the session is not used again.
-        void sendCancel({ address, processId, secretKey });
-        fail(signal!.reason);
-      };
-      const settle = () => signal?.removeEventListener('abort', onAbort);
+      let settle: () => void = () => undefined;
       current = {
         handler,
         answered: false,
-        resolve: (status) => {
+        resolve: () => {
           settle();
-          resolve(status);
+          resolve();
         },
         reject: (error) => {
           settle();
           reject(error instanceof Error ? error : new QueryInterrupted());
         },
       };
-      if (signal?.aborted) return onAbort();
-      signal?.addEventListener('abort', onAbort, { once: true });
-      socket.write(bytes);
+      resetting = true;
+      const forget = departure?.whenGone(() => {
+        // A cancel of what has just ended would hit nobody: the session is not used again.
+        void sendCancel({ address, processId, secretKey });
+        fail(departure.reason());
+      });
+      if (forget) settle = forget;
+      if (!broken) socket.write(Buffer.concat([bytes, RESET]));
     });
   };
   return {
@@ -128,6 +161,11 @@ export function createSqlConnection(session: ComputeSession, address: SocketAddr
       return broken;
     },
     run,
+    settled: () =>
+      new Promise((resolve) => {
+        whenSettled = resolve;
+        if (!resetting) resolve();
+      }),
     onBroken: (listener) => void listeners.push(listener),
     destroy: () => fail(new QueryInterrupted()),
   };

@@ -2,19 +2,20 @@
  * Connections to computes that SQL over HTTP keeps between requests: so many per endpoint, by role, database and
  * verifier. One that comes back is reset before anybody else gets it; one that is in doubt is closed.
  *
- * Idle ones keep no compute awake: they are in nobody's count, and a suspend simply ends them.
+ * Who waits is served in the order of coming, and nobody who comes later goes first. Idle ones keep no compute awake:
+ * they are in nobody's count, and a suspend simply ends them.
  */
 import { refusals } from '../refusal.ts';
 import type { ProxyLimits } from '../limits.ts';
-import type { SqlConnection, TransactionStatus } from './sql-connection.ts';
-import { ANSWER, simpleQuery } from './sql-messages.ts';
+import type { Departure } from './departure.ts';
+import type { SqlConnection } from './sql-connection.ts';
 
 export interface Lease {
   connection: SqlConnection;
   /** It was idle before: it may turn out to be dead. */
   reused: boolean;
-  /** Gives it back, or closes it where there is no status. */
-  end(status: TransactionStatus | undefined): void;
+  /** Gives it back once it is reset, or closes it: what it was used for has not come to its end. */
+  end(how: 'used' | 'broken'): void;
 }
 
 export interface LeaseOptions {
@@ -23,12 +24,12 @@ export interface LeaseOptions {
   key: string;
   /** The compute's socket now; sessions of another one are closed. */
   path: string;
-  signal: AbortSignal;
+  departure: Departure;
   connect: () => Promise<SqlConnection>;
 }
 
 export interface SqlPool {
-  /** Rejects with Refusal when it takes too long, with what `connect` rejects with, or with the signal's reason. */
+  /** Rejects with Refusal when it takes too long, with what `connect` rejects with, or when the client is gone. */
   lease(options: LeaseOptions): Promise<Lease>;
   stats(): { open: number; idle: number; waiting: number };
   /** Closes what is idle now, and everything else when it comes back. */
@@ -37,18 +38,20 @@ export interface SqlPool {
 
 type PoolLimits = Pick<ProxyLimits, 'sqlPoolSize' | 'sqlPoolIdleMs' | 'maxSqlWaiting' | 'sqlWaitMs'>;
 
-/** What DISCARD ALL does, but for plans, and role as well. */
-const RESET = simpleQuery(
-  'CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; DEALLOCATE ALL; UNLISTEN *; ' +
-    'SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES',
-);
-const ROLLBACK = simpleQuery('ROLLBACK');
 const RESET_WITHIN_MS = 10_000;
+const SWEEP_AT_MOST_MS = 10_000;
 
 interface Idle {
   key: string;
   connection: SqlConnection;
-  timer: NodeJS.Timeout;
+  sinceMs: number;
+}
+
+/** Gets an idle connection, or leave (undefined) to open one, which is counted by then. */
+interface Waiter {
+  key: string;
+  path: string;
+  take(connection: SqlConnection | undefined): void;
 }
 
 interface EndpointPool {
@@ -56,7 +59,9 @@ interface EndpointPool {
   size: number;
   /** Latest last. */
   idle: Idle[];
-  waiting: (() => void)[];
+  /** By key: how many are being reset. */
+  resetting: Map<string, number>;
+  waiting: Waiter[];
 }
 
 export function createSqlPool(limits: PoolLimits): SqlPool {
@@ -65,65 +70,89 @@ export function createSqlPool(limits: PoolLimits): SqlPool {
 
   const poolOf = (endpointId: string): EndpointPool => {
     let pool = pools.get(endpointId);
-    if (!pool) pools.set(endpointId, (pool = { size: 0, idle: [], waiting: [] }));
+    if (!pool) {
+      pool = { size: 0, idle: [], resetting: new Map(), waiting: [] };
+      pools.set(endpointId, pool);
+    }
     return pool;
   };
-  const shrink = (endpointId: string, pool: EndpointPool) => {
+  /** Serves those who wait as far as that is possible now. */
+  const serveWaiting = (pool: EndpointPool) => {
+    for (let first = pool.waiting[0]; first; first = pool.waiting[0]) {
+      const { key, path } = first;
+      const connection = takeIdle(pool, key, path);
+      if (!connection && !mayOpen(pool, key)) return;
+      pool.waiting.shift();
+      if (!connection) pool.size += 1;
+      first.take(connection);
+    }
+  };
+  const mayOpen = (pool: EndpointPool, key: string): boolean => {
+    // One of this key is as good as there: a reset takes less time than a login.
+    if (pool.resetting.has(key)) return false;
+    if (pool.size >= limits.sqlPoolSize) pool.idle[0]?.connection.destroy();
+    return pool.size < limits.sqlPoolSize;
+  };
+  const shrink = (pool: EndpointPool) => {
     pool.size -= 1;
-    pool.waiting.shift()?.();
-    if (pool.size === 0 && pool.waiting.length === 0 && pools.get(endpointId) === pool) pools.delete(endpointId);
+    serveWaiting(pool);
   };
-  const takeIdle = (pool: EndpointPool, at: number): SqlConnection => {
-    const [{ connection, timer }] = pool.idle.splice(at, 1) as [Idle];
-    clearTimeout(timer);
-    return connection;
+  const giveBack = async (pool: EndpointPool, key: string, connection: SqlConnection) => {
+    pool.resetting.set(key, (pool.resetting.get(key) ?? 0) + 1);
+    await settled(connection);
+    const others = pool.resetting.get(key)! - 1;
+    if (others === 0) pool.resetting.delete(key);
+    else pool.resetting.set(key, others);
+    if (closed) connection.destroy();
+    if (!connection.broken) pool.idle.push({ key, connection, sinceMs: performance.now() });
+    serveWaiting(pool);
   };
-  const keep = (pool: EndpointPool, key: string, connection: SqlConnection) => {
-    if (closed || connection.broken) return connection.destroy();
-    const timer = setTimeout(() => connection.destroy(), limits.sqlPoolIdleMs);
-    timer.unref();
-    pool.idle.push({ key, connection, timer });
-    pool.waiting.shift()?.();
-  };
-  const open = async ({ endpointId, connect }: LeaseOptions, pool: EndpointPool): Promise<SqlConnection> => {
-    pool.size += 1;
+  const open = async ({ connect }: LeaseOptions, pool: EndpointPool): Promise<SqlConnection> => {
     try {
       const connection = await connect();
       connection.onBroken(() => {
         const at = pool.idle.findIndex((idle) => idle.connection === connection);
-        if (at >= 0) takeIdle(pool, at);
-        shrink(endpointId, pool);
+        if (at >= 0) pool.idle.splice(at, 1);
+        shrink(pool);
       });
-      if (connection.broken) shrink(endpointId, pool);
+      if (connection.broken) shrink(pool);
       return connection;
     } catch (error) {
-      shrink(endpointId, pool);
+      shrink(pool);
       throw error;
     }
   };
+  const sweep = setInterval(
+    () => {
+      const longAgoMs = performance.now() - limits.sqlPoolIdleMs;
+      for (const [endpointId, pool] of pools) {
+        for (const one of pool.idle.filter(({ sinceMs }) => sinceMs <= longAgoMs)) one.connection.destroy();
+        if (pool.size === 0 && pool.waiting.length === 0) pools.delete(endpointId);
+      }
+    },
+    Math.min(SWEEP_AT_MOST_MS, limits.sqlPoolIdleMs),
+  );
+  sweep.unref();
 
   return {
     async lease(options) {
       const { endpointId, key, path } = options;
-      const leaseOf = (connection: SqlConnection, reused: boolean, pool: EndpointPool): Lease => ({
-        connection,
-        reused,
-        end: (status) => {
-          if (status === undefined || closed) return connection.destroy();
-          void reset(connection, status).then(() => keep(pool, key, connection));
-        },
-      });
-      for (;;) {
-        const pool = poolOf(endpointId);
-        for (const idle of pool.idle.filter(({ connection }) => connection.address.path !== path)) {
-          idle.connection.destroy();
-        }
-        const at = pool.idle.findLastIndex((idle) => idle.key === key);
-        if (at >= 0) return leaseOf(takeIdle(pool, at), true, pool);
-        if (pool.size >= limits.sqlPoolSize && pool.idle.length > 0) pool.idle[0]!.connection.destroy();
-        if (pool.size < limits.sqlPoolSize) return leaseOf(await open(options, pool), false, pool);
-        await turn(pool, limits, options.signal);
+      const pool = poolOf(endpointId);
+      if (pool.idle.some(({ connection }) => connection.address.path !== path)) {
+        for (const { connection } of [...pool.idle]) if (connection.address.path !== path) connection.destroy();
       }
+      let found = pool.waiting.length === 0 ? takeIdle(pool, key, path) : undefined;
+      if (!found && (pool.waiting.length > 0 || !mayOpen(pool, key))) found = await turn(pool, limits, options);
+      else if (!found) pool.size += 1;
+      const connection = found ?? (await open(options, pool));
+      return {
+        connection,
+        reused: found !== undefined,
+        end: (how) => {
+          if (how === 'broken' || closed) connection.destroy();
+          else void giveBack(pool, key, connection);
+        },
+      };
     },
     stats() {
       const all = [...pools.values()];
@@ -136,51 +165,53 @@ export function createSqlPool(limits: PoolLimits): SqlPool {
     },
     close() {
       closed = true;
+      clearInterval(sweep);
       for (const { idle } of [...pools.values()]) for (const { connection } of [...idle]) connection.destroy();
     },
   };
 }
 
-/** Resolves when a connection may have become free. */
-function turn(pool: EndpointPool, limits: PoolLimits, signal: AbortSignal): Promise<void> {
+/** The one of this key that was used last. */
+function takeIdle(pool: EndpointPool, key: string, path: string): SqlConnection | undefined {
+  const at = pool.idle.findLastIndex((idle) => idle.key === key && idle.connection.address.path === path);
+  return at < 0 ? undefined : pool.idle.splice(at, 1)[0]!.connection;
+}
+
+function turn(
+  pool: EndpointPool,
+  limits: PoolLimits,
+  { key, path, departure }: LeaseOptions,
+): Promise<SqlConnection | undefined> {
   if (pool.waiting.length >= limits.maxSqlWaiting) return Promise.reject(refusals.noPermit());
   return new Promise((resolve, reject) => {
-    const leave = () => {
+    const settle = () => {
       clearTimeout(timer);
-      signal.removeEventListener('abort', onAbort);
-      const at = pool.waiting.indexOf(wake);
+      stopListening();
+    };
+    const waiter: Waiter = {
+      key,
+      path,
+      take: (connection) => {
+        settle();
+        resolve(connection);
+      },
+    };
+    const leave = (error: Error) => {
+      settle();
+      const at = pool.waiting.indexOf(waiter);
       if (at >= 0) pool.waiting.splice(at, 1);
+      reject(error);
     };
-    const wake = () => {
-      leave();
-      resolve();
-    };
-    const onAbort = () => {
-      leave();
-      reject(signal.reason as Error);
-    };
-    const timer = setTimeout(() => {
-      leave();
-      reject(refusals.noPermit());
-    }, limits.sqlWaitMs);
-    if (signal.aborted) return onAbort();
-    signal.addEventListener('abort', onAbort, { once: true });
-    pool.waiting.push(wake);
+    pool.waiting.push(waiter);
+    const timer = setTimeout(() => leave(refusals.noPermit()), limits.sqlWaitMs);
+    let stopListening: () => void = () => undefined;
+    stopListening = departure.whenGone(() => leave(departure.reason()));
   });
 }
 
 /** Resolves also when it failed: the connection is broken then. */
-async function reset(connection: SqlConnection, status: TransactionStatus): Promise<void> {
+async function settled(connection: SqlConnection): Promise<void> {
   const timer = setTimeout(() => connection.destroy(), RESET_WITHIN_MS);
-  const failOnError = (type: number) => {
-    if (type === ANSWER.error) throw new Error('the session could not be reset');
-  };
-  try {
-    if (status !== 'I') await connection.run(ROLLBACK, failOnError);
-    if ((await connection.run(RESET, failOnError)) !== 'I') connection.destroy();
-  } catch {
-    connection.destroy();
-  } finally {
-    clearTimeout(timer);
-  }
+  await connection.settled();
+  clearTimeout(timer);
 }

@@ -6,6 +6,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { ProxyEndpoint, SocketAddress } from '../../control-plane/proxy-access.types.ts';
 import { errorMessage } from '../../lib/errors.ts';
 import type { ClientConnection } from '../connections.ts';
 import type { ProxyContext } from '../proxy.ts';
@@ -14,16 +15,16 @@ import { reachCompute } from '../reach-compute.ts';
 import { ConnectionClosed } from '../../postgres/wire/socket-reader.ts';
 import { untilAborted } from '../until-aborted.ts';
 import { signClaims } from './claims.ts';
-import type { KeySets } from './key-sets.ts';
+import { Departure } from './departure.ts';
 import { createAnswer } from './sql-answer.ts';
 import type { Answer } from './sql-answer.ts';
 import { NeverRead, createSqlConnection } from './sql-connection.ts';
 import type { SqlConnection } from './sql-connection.ts';
 import { enter } from './sql-entrant.ts';
-import type { Entrant } from './sql-entrant.ts';
+import type { Entrant, Gate } from './sql-entrant.ts';
 import { RequestTooLarge, QueryInterrupted, errorAnswer } from './sql-error.ts';
 import { pipeline } from './sql-messages.ts';
-import type { SqlPool } from './sql-pool.ts';
+import type { Lease, SqlPool } from './sql-pool.ts';
 import { beginText, parseSqlBody, readSqlHeaders } from './sql-request.ts';
 import type { Query, SqlBody, SqlHeaders } from './sql-request.ts';
 
@@ -31,38 +32,50 @@ const plain = (text: string, parameters: string[] = []): Query => ({ text, param
 /** Until the end of the transaction; as a parameter, so that no view of statements shows it. */
 const SET_CLAIMS = `SELECT pg_catalog.set_config('pg_session_jwt.jwt', $1, true)`;
 
+export interface SqlEdge extends Gate {
+  pool: SqlPool;
+}
+
 /** Resolves when the request has been answered. Never rejects. */
-export async function serveSql(
-  shared: ProxyContext,
-  { pool, keySets }: { pool: SqlPool; keySets: KeySets },
-  request: IncomingMessage,
-  response: ServerResponse,
-): Promise<void> {
+export async function serveSql(edge: SqlEdge, request: IncomingMessage, response: ServerResponse): Promise<void> {
   const id = randomUUID();
-  const context = { ...shared, logger: shared.logger.child({ connection: id }) };
-  response.setHeader('neon-request-id', id);
-  response.setHeader('access-control-allow-origin', '*');
-  response.setHeader('content-type', 'application/json');
-  const gone = new AbortController();
-  response.once('close', () => {
-    if (!response.writableFinished) gone.abort(new ConnectionClosed('connection closed'));
-  });
+  const departure = new Departure(response);
   try {
     const headers = readSqlHeaders(request.headers);
-    const entrant = await enter(context, keySets, request, headers, gone.signal);
-    const body = parseSqlBody(await readBody(request, context.limits.maxSqlRequestBytes), headers.arrayMode);
-    const json = await runCounted(context, pool, { id, entrant, headers, body, signal: gone.signal });
-    if (body.batch) for (const [name, value] of Object.entries(headers.echo)) response.setHeader(name, value);
-    response.end(json);
+    const entrant = await enter(edge, request, headers, departure);
+    const body = parseSqlBody(await readBody(request, edge.context.limits.maxSqlRequestBytes), headers.arrayMode);
+    const json = await runCounted(edge, { id, entrant, headers, body, departure });
+    send(response, { status: 200, id, json, headers: body.batch ? headers.echo : undefined });
   } catch (error) {
-    if (gone.signal.aborted) return;
+    if (departure.gone) return;
+    const { context } = edge;
     if (error instanceof Refusal || error instanceof PostgresRefusal) context.observer.refused(refusalReason(error));
     const { status, body } = errorAnswer(error);
-    const entry = { address: request.socket.remoteAddress, status, reason: errorMessage(error) };
-    if (status === 500) context.logger.warn({ ...entry, err: error }, 'query over HTTP failed');
-    response.statusCode = status;
-    response.end(JSON.stringify(body));
+    if (status === 500) {
+      const entry = { connection: id, address: request.socket.remoteAddress, status, reason: errorMessage(error) };
+      context.logger.warn({ ...entry, err: error }, 'query over HTTP failed');
+    }
+    send(response, { status, id, json: JSON.stringify(body) });
   }
+}
+
+interface SqlResponse {
+  status: number;
+  id: string;
+  json: string;
+  headers?: Record<string, string> | undefined;
+}
+
+/** Head and body in one write. */
+function send(response: ServerResponse, { status, id, json, headers }: SqlResponse): void {
+  response.writeHead(status, {
+    ...headers,
+    'neon-request-id': id,
+    'access-control-allow-origin': '*',
+    'content-type': 'application/json',
+    'content-length': Buffer.byteLength(json),
+  });
+  response.end(json);
 }
 
 function readBody(request: IncomingMessage, maxBytes: number): Promise<Buffer> {
@@ -78,7 +91,9 @@ function readBody(request: IncomingMessage, maxBytes: number): Promise<Buffer> {
       chunks.push(chunk);
     });
     request.on('end', () => resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks)));
-    const onGone = () => reject(new ConnectionClosed('connection closed'));
+    const onGone = () => {
+      if (!request.complete) reject(new ConnectionClosed('connection closed'));
+    };
     request.on('error', onGone);
     request.on('close', onGone);
   });
@@ -89,10 +104,11 @@ interface Work {
   entrant: Entrant;
   headers: SqlHeaders;
   body: SqlBody;
-  signal: AbortSignal;
+  departure: Departure;
 }
 
-async function runCounted(context: ProxyContext, pool: SqlPool, work: Work): Promise<string> {
+async function runCounted(edge: SqlEdge, work: Work): Promise<string> {
+  const { context } = edge;
   const { endpoint, address, role } = work.entrant;
   const release = context.counts.enterQuery(endpoint);
   const connection = context.connections.open(endpoint.endpointId, { id: work.id, kind: 'http', address, role });
@@ -100,7 +116,7 @@ async function runCounted(context: ProxyContext, pool: SqlPool, work: Work): Pro
   try {
     if (endpoint.disabled) throw refusals.disabledEndpoint();
     traffic.queries += work.body.queries.length;
-    const json = await run(context, pool, work, connection);
+    const json = await run(edge, work, connection);
     traffic.bytesOut += Buffer.byteLength(json);
     return json;
   } finally {
@@ -110,11 +126,12 @@ async function runCounted(context: ProxyContext, pool: SqlPool, work: Work): Pro
   }
 }
 
-async function run(context: ProxyContext, pool: SqlPool, work: Work, connection: ClientConnection): Promise<string> {
-  const { headers, body, entrant, signal } = work;
+async function run(edge: SqlEdge, work: Work, connection: ClientConnection): Promise<string> {
+  const { context } = edge;
+  const { headers, body, entrant, departure } = work;
   const { maxSqlResponseBytes: maxBytes } = context.limits;
   for (;;) {
-    const lease = await leaseConnection(context, pool, entrant, signal);
+    const lease = await leaseConnection(edge, entrant, departure);
     connection.backend = () => lease.connection.processId;
     const before = claimsFor(entrant, lease.connection);
     const queries = body.batch
@@ -125,10 +142,10 @@ async function run(context: ProxyContext, pool: SqlPool, work: Work, connection:
     const arrayModes = queries.map(({ arrayMode }) => arrayMode);
     const answer = createAnswer({ rawText: headers.rawText, arrayModes, maxBytes });
     try {
-      const status = await lease.connection.run(bytes, answer.take, signal);
-      lease.end(status);
+      await lease.connection.run(bytes, answer.take, departure);
+      lease.end('used');
     } catch (error) {
-      lease.end(undefined);
+      lease.end('broken');
       // A compute that went to sleep took its idle connections along.
       if (error instanceof NeverRead && lease.reused) continue;
       throw error instanceof NeverRead ? new QueryInterrupted() : error;
@@ -152,16 +169,14 @@ function toJson(answer: Answer, { batch, queries }: SqlBody, before: number): st
   return `{"results":[${answer.results.slice(before + 1, before + 1 + queries.length).join(',')}]}`;
 }
 
-async function leaseConnection(context: ProxyContext, pool: SqlPool, entrant: Entrant, signal: AbortSignal) {
-  const { endpoint, role, database, keys } = entrant;
-  const deadline = AbortSignal.timeout(context.limits.wakeTimeoutMs);
-  const waking = context.access.wake(endpoint, { signal: AbortSignal.any([signal, deadline]) });
-  const { path } = await untilAborted(waking, signal);
+async function leaseConnection({ context, pool }: SqlEdge, entrant: Entrant, departure: Departure): Promise<Lease> {
+  const { endpoint, role, database, keys, sessionKey } = entrant;
+  const { path } = context.access.awake?.(endpoint) ?? (await wake(context, endpoint, departure));
   return pool.lease({
     endpointId: endpoint.endpointId,
-    key: [role, database, keys?.serverKey.toString('base64') ?? 'JWT'].join('\0'),
+    key: sessionKey,
     path,
-    signal,
+    departure,
     connect: async () => {
       const parameters = new Map([
         ['user', role],
@@ -171,9 +186,18 @@ async function leaseConnection(context: ProxyContext, pool: SqlPool, entrant: En
       const { session, reached } = await reachCompute(
         context,
         { endpoint, keys },
-        { parameters, role, closed: signal },
+        { parameters, role, closed: departure.signal },
       );
       return createSqlConnection(session, reached);
     },
   });
+}
+
+function wake(
+  { access, limits }: ProxyContext,
+  endpoint: ProxyEndpoint,
+  { signal }: Departure,
+): Promise<SocketAddress> {
+  const deadline = AbortSignal.timeout(limits.wakeTimeoutMs);
+  return untilAborted(access.wake(endpoint, { signal: AbortSignal.any([signal, deadline]) }), signal);
 }
