@@ -97,6 +97,14 @@ describe('one query', () => {
     expect(rows).toEqual([{ a: 'x', b: true, c: { y: 'z' }, d: ['p"q\\', null, 'r,s'], e: null }]);
   });
 
+  test('numbers of parameters keep all their digits', async () => {
+    const body =
+      '{"query":"select $1::numeric a, $2::numeric b, $3::text c","params":[12345678901234567890,1.10,{"n":2.50}]}';
+    expect((await answer(body)).rows).toEqual([{ a: '12345678901234567890', b: '1.10', c: '{"n":2.50}' }]);
+    const [sent] = await neon(URI).query('select $1::numeric as n', ['12345678901234567890.10']);
+    expect(sent).toEqual({ n: '12345678901234567890.10' });
+  });
+
   test('counts rows from the tag', async () => {
     expect(await answer({ query: 'create table counted (n int)' })).toMatchObject({
       command: 'CREATE',
@@ -111,9 +119,21 @@ describe('one query', () => {
   test('leaves no session state behind', async () => {
     await answer({ query: `select set_config('application_name', 'left behind', false), pg_advisory_lock(7)` });
     await answer({ query: 'begin' });
+    await answer({ query: 'create temp table left_behind (n serial)' });
+    await answer({ query: 'insert into left_behind default values' });
+    await answer({ query: 'prepare left_behind as select 1' });
+    await answer({ query: 'declare left_behind cursor with hold for select 1' });
+    await answer({ query: 'listen left_behind' });
     for (let i = 0; i < 4; i += 1) {
       const { rows } = await answer({ query: `select current_setting('application_name') name, pg_backend_pid() pid` });
       expect(rows[0].name).toBe('');
+      expect(await answer({ query: 'select lastval()' })).toMatchObject({ code: '55000' });
+      expect(await answer({ query: 'select * from left_behind' })).toMatchObject({ code: '42P01' });
+      const { rows: kept } = await answer({
+        query: `select (select count(*)::int from pg_prepared_statements where name <> '') + (select count(*)::int from
+          pg_cursors where name <> '') + (select count(*)::int from pg_listening_channels()) as n, current_user as me`,
+      });
+      expect(kept).toEqual([{ n: 0, me: 'me' }]);
     }
     await waitFor('the lock to be gone', async () => {
       const { rows } = await direct.query(`select count(*)::int n from pg_locks where locktype = 'advisory'`);

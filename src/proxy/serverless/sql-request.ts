@@ -3,6 +3,7 @@
  */
 import type { IncomingHttpHeaders } from 'node:http';
 import { Refusal } from '../refusal.ts';
+import { elementsOf, exactValue, mayBeInexact, membersOf, skipSpace } from './exact-json.ts';
 import { toPostgresText } from './parameters.ts';
 
 export interface Query {
@@ -87,34 +88,40 @@ export interface SqlBody {
 
 /** Throws Refusal. */
 export function parseSqlBody(body: Buffer, arrayMode: boolean): SqlBody {
+  const json = body.toString('utf8');
   let value: unknown;
   try {
-    value = JSON.parse(body.toString('utf8'));
+    value = JSON.parse(json);
   } catch {
     throw new Refusal('invalid request body: it is not JSON');
   }
   if (!isObject(value)) throw new Refusal('invalid request body: expected an object');
   const { queries } = value;
-  if (queries === undefined) return { batch: false, queries: [parseQuery(value, arrayMode)] };
+  const start = skipSpace(json, 0);
+  if (queries === undefined) return { batch: false, queries: [parseQuery(value, arrayMode, json, () => start)] };
   if (!Array.isArray(queries)) throw new Refusal('invalid request body: `queries` must be an array');
-  return { batch: true, queries: queries.map((query: unknown) => parseQuery(query, arrayMode)) };
+  // Only looked for when a parameter needs it.
+  let starts: number[] | undefined;
+  const startOf = (index: number) => (starts ??= elementsOf(json, membersOf(json, start).get('queries')!))[index]!;
+  return {
+    batch: true,
+    queries: queries.map((query: unknown, index) => parseQuery(query, arrayMode, json, () => startOf(index))),
+  };
 }
 
-function parseQuery(value: unknown, arrayMode: boolean): Query {
+function parseQuery(value: unknown, arrayMode: boolean, json: string, start: () => number): Query {
   if (!isObject(value)) throw new Refusal('invalid request body: a query must be an object');
   const { query, params = [], arrayMode: own } = value;
   if (typeof query !== 'string') throw new Refusal('invalid request body: missing field `query`');
   if (!Array.isArray(params)) throw new Refusal('invalid request body: `params` must be an array');
   if (params.length > MAX_PARAMETERS) throw new Refusal(`invalid request body: more than ${MAX_PARAMETERS} parameters`);
+  const exact = params.some(mayBeInexact) ? exactValue(json, membersOf(json, start()).get('params')!) : params;
+  const parameters = (exact as unknown[]).map((parameter) => toPostgresText(parameter));
   // Inside a message it would end the text, and the rest would be read as something else.
   if (query.includes('\0')) {
     throw new Refusal('invalid byte sequence for encoding "UTF8": 0x00', { code: '22021' });
   }
-  return {
-    text: query,
-    parameters: params.map((parameter: unknown) => toPostgresText(parameter)),
-    arrayMode: typeof own === 'boolean' ? own : arrayMode,
-  };
+  return { text: query, parameters, arrayMode: typeof own === 'boolean' ? own : arrayMode };
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {
