@@ -56,13 +56,89 @@ const POOLED: readonly Omit<Difference, 'paths'>[] = [
   },
 ];
 
+const BY_STATEMENT = 'over HTTP each statement is a session of its own';
+
+const HTTP: readonly Omit<Difference, 'paths'>[] = [
+  ...POOLED.filter(({ reason, behaviour }) => reason === BY_TRANSACTION && !behaviour.startsWith('notifications')).map(
+    (difference) => ({ ...difference, reason: BY_STATEMENT }),
+  ),
+  {
+    behaviour: 'commit, rollback and savepoints',
+    reason: BY_STATEMENT,
+    instead: {
+      ...{ savepoint: /25P01/, 'back to it': /25P01/, read: /"amount":0/, release: /25P01/ },
+      'what is left': /"rows":\[\]/,
+    },
+  },
+  {
+    behaviour: 'a failed transaction refuses all until it ends',
+    reason: BY_STATEMENT,
+    instead: {
+      ...{ refused: /"one":1/, 'refused with parameters': /"one":1/, commit: /COMMIT/, 'what is left': /"amount":0/ },
+      ...{ savepoint: /25P01/, 'back to the savepoint': /25P01/ },
+    },
+  },
+  {
+    behaviour: 'isolation levels and read-only transactions',
+    reason: BY_STATEMENT,
+    instead: {
+      'show read uncommitted': /read committed/,
+      'show repeatable read': /read committed/,
+      'show serializable': /read committed/,
+      'may not write': /"command":"DELETE"/,
+      'show deferrable': /off/,
+      'commit and chain': /25P01/,
+      'still repeatable read': /read committed/,
+    },
+  },
+  {
+    behaviour: 'tables made in a transaction that is rolled back',
+    reason: BY_STATEMENT,
+    instead: { gone: /"n":10/ },
+  },
+  {
+    behaviour: 'empty statements',
+    reason: 'the answer of SQL over HTTP always names a command, if only by an empty text',
+    instead: Object.fromEntries(['nothing', 'blank', 'a semicolon', 'a comment'].map((key) => [key, /"command":""/])),
+  },
+  {
+    behaviour: 'cursors by SQL',
+    reason: 'no cursors over HTTP',
+    instead: {
+      declare: /25P01/,
+      ...Object.fromEntries(['fetch', 'fetch on', 'back', 'move', 'last', 'close'].map((key) => [key, /34000/])),
+    },
+  },
+  {
+    behaviour: 'settings for a transaction',
+    reason: BY_STATEMENT,
+    instead: { shown: /2024-01-01 00:00:00\+00/, 'read back': /42704|"current_setting":""/ },
+  },
+  {
+    behaviour: 'temporary tables of a transaction',
+    reason: BY_STATEMENT,
+    instead: { fill: /42P01/, read: /42P01/ },
+  },
+  {
+    behaviour: 'advisory locks of a transaction',
+    reason: BY_STATEMENT,
+    instead: { held: /"n":0/ },
+  },
+  {
+    behaviour: 'settings that Postgres reports stay in the session',
+    reason: BY_STATEMENT,
+    instead: { shown: /2024-01-02 00:00:00\+00/, still: /GMT/ },
+  },
+];
+
 export const DIFFERENCES: readonly Difference[] = [
   {
     behaviour: 'a wrong password',
-    paths: ['direct', 'pooled', 'websocket'],
+    paths: ['direct', 'pooled', 'websocket', 'http'],
     reason: 'the proxy checks passwords, with a text and a code of its own',
     instead: { failed: /password authentication failed for user 'neondb_owner'/ },
   },
+  ...HTTP.map((difference): Difference => ({ ...difference, paths: ['http'] })),
   ...POOLED.map((difference): Difference => ({ ...difference, paths: ['pooled'] })),
 ];
 

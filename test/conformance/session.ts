@@ -31,10 +31,10 @@ export interface Session {
   copyOut?(text: string): Promise<Buffer>;
   /** COPY FROM STDIN that the client gives up after these chunks. */
   copyInGivenUp?(text: string, chunks: readonly Buffer[]): Promise<unknown>;
-  /** Notifications go into the array from now on. */
-  listen?(channel: string): Promise<Heard[]>;
+  /** What it gives tells what has been heard so far. */
+  listen?(channel: string): Promise<() => Promise<readonly Heard[]>>;
   /** All notices so far. */
-  notices?(): unknown[];
+  notices?(): Promise<unknown>;
   /** Cancels what runs in this session now. */
   cancel?(): Promise<void>;
   /** The socket goes, without a word. */
@@ -45,7 +45,8 @@ export interface Session {
   builder?(): Promise<unknown>;
 }
 
-export type Capability = Exclude<keyof Session, 'query' | 'close'>;
+/** `session`: what one statement does to the session, the next one finds. `startup`: sessions may ask for settings. */
+export type Capability = Exclude<keyof Session, 'query' | 'close'> | 'session' | 'startup';
 
 export interface TransactionOptions {
   isolation?: 'read uncommitted' | 'read committed' | 'repeatable read' | 'serializable';
@@ -71,6 +72,8 @@ export interface Driver {
   open(target: Target, options?: OpenOptions): Promise<Session>;
   /** Says why the driver cannot run on this machine; undefined when it can. */
   missing?: string;
+  /** By behaviour: what the driver itself cannot do, with plain Postgres either, and why. */
+  cannot?: Readonly<Record<string, string>>;
   /** Once, before and after all tests. */
   start?(): Promise<void>;
   stop?(): Promise<void>;

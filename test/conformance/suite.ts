@@ -10,7 +10,7 @@ import { DIFFERENCES, compare, differenceOf } from './differences.ts';
 import { configOf } from './drivers/pg.ts';
 import { observation } from './observe.ts';
 import { startEnds, type Ends, type Target } from './paths.ts';
-import { settle, type Driver, type Session } from './session.ts';
+import { settle, type Capability, type Driver, type Session } from './session.ts';
 
 const BOOT_TIMEOUT_MS = 240_000;
 
@@ -42,9 +42,14 @@ export function conform(driver: Driver): void {
     };
 
     for (const path of driver.paths) {
-      const can = new Set(driver.can(path));
+      // Over HTTP each statement is a session of its own.
+      const sessions = path === 'http' ? [] : (['session', 'startup'] as const);
+      const can = new Set<Capability>([...driver.can(path), ...sessions]);
       describe(`path ${path}`, () => {
-        for (const behaviour of BEHAVIOURS.filter(({ needs = [] }) => needs.every((each) => can.has(each)))) {
+        const able = BEHAVIOURS.filter(
+          ({ name, needs = [] }) => !driver.cannot?.[name] && needs.every((each) => can.has(each)),
+        );
+        for (const behaviour of able) {
           const difference = differenceOf(driver.name, path, behaviour.name);
           const note = difference === undefined ? '' : `: differs (${difference.reason})`;
           test(`${behaviour.name}${note}`, async () => {

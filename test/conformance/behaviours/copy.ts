@@ -86,23 +86,22 @@ export const copyBehaviours: Behaviour[] = [
     setup: `${TABLE}; insert into conform.copied select n, 'label ' || n, '2024-01-01' from generate_series(1, 2000) n`,
     needs: ['copyOut'],
     run: async ({ open, seen }) => {
-      const session = await open();
+      const out = async (text: string) => seen((await open()).copyOut!(text));
       return {
-        text: await seen(session.copyOut!('copy conform.copied to stdout')),
-        csv: await seen(
-          session.copyOut!(
-            'copy (select n, label from conform.copied order by n limit 3) to stdout (format csv, header)',
-          ),
-        ),
-        binary: await seen(
-          session.copyOut!('copy (select n, label from conform.copied order by n) to stdout (format binary)'),
-        ),
-        nothing: await seen(session.copyOut!('copy (select 1 where false) to stdout')),
-        'an error late': await seen(
-          session.copyOut!('copy (select 1 / (1500 - n) from conform.copied order by n) to stdout'),
-        ),
-        after: await seen(session.query('select 1 as one')),
+        text: await out('copy conform.copied to stdout'),
+        csv: await out('copy (select n, label from conform.copied order by n limit 3) to stdout (format csv, header)'),
+        binary: await out('copy (select n, label from conform.copied order by n) to stdout (format binary)'),
+        nothing: await out('copy (select 1 where false) to stdout'),
       };
+    },
+  },
+  {
+    name: 'COPY out that fails amid the rows',
+    needs: ['copyOut'],
+    run: async ({ open, seen }) => {
+      const session = await open();
+      const text = 'copy (select 1 / (1500 - n) from generate_series(1, 2000) n) to stdout';
+      return { failed: await seen(session.copyOut!(text)), after: await seen(session.query('select 1 as one')) };
     },
   },
 ];

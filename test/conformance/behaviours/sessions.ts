@@ -114,7 +114,7 @@ export const sessionBehaviours: Behaviour[] = [
   }),
   statements('advisory locks of the session', {
     lock: 'select pg_advisory_lock(4711)',
-    held: "select 'locks: ' || count(*) as n from pg_locks where locktype = 'advisory' and objid = 4711",
+    held: "select 'locks: ' || count(*) as n from pg_locks where locktype = 'advisory' and objid = 4711 and pid = pg_backend_pid()",
     unlock: "select 'was held: ' || pg_advisory_unlock(4711) as was_held",
   }),
   statements('advisory locks of a transaction', {
@@ -127,6 +127,7 @@ export const sessionBehaviours: Behaviour[] = [
   statements('discard all', { discard: 'discard all', after: 'select 1 as one' }),
   {
     name: 'the name of the application',
+    needs: ['startup'],
     run: async ({ open, seen, admin }) => {
       const session = await open({ applicationName: 'conform-app' });
       const shown = await seen(session.query('show application_name'));
@@ -140,6 +141,7 @@ export const sessionBehaviours: Behaviour[] = [
   },
   {
     name: 'settings in the startup packet',
+    needs: ['startup'],
     run: async (stage) => {
       const look = async () => {
         const session = await stage.open({ settings: { search_path: 'conform', statement_timeout: '54321' } });
@@ -156,22 +158,23 @@ export const sessionBehaviours: Behaviour[] = [
       const session = await open();
       const answer = await seen(session.query('select conform.says($1::int) as n', [7]));
       await session.query('drop table if exists conform.not_there');
-      return { answer, notices: await seen(Promise.resolve(session.notices!())) };
+      return { answer, notices: await seen(session.notices!()) };
     },
   },
   {
     name: 'notifications from others and from itself',
     needs: ['listen'],
-    run: async ({ open, seen, admin }) => {
+    run: async ({ open, seen, admin, target }) => {
       const session = await open();
-      const heard = await session.listen!('conform_news');
+      const hear = await session.listen!('conform_news');
       await admin.query("select pg_notify('conform_news', 'zażółć from outside')");
       await session.query('notify conform_news');
       await session.query("select pg_notify('conform_news', 'own')");
       await session.query("select pg_notify('conform_other', 'not for us')");
-      // What has been sent is heard with an answer, so a number of answers is a bound without a clock.
-      for (let asked = 0; asked < 300 && heard.length < 3; asked += 1) await session.query('select 1');
-      const payloads = heard.map(({ channel, payload }) => `${channel}: ${payload}`);
+      // On pooled hosts there will be none; a number of answers is a bound without a clock.
+      if (target.path === 'pooled') for (let asked = 0; asked < 300; asked += 1) await session.query('select 1');
+      else await waitFor('the notifications', async () => (await hear()).length >= 3, WAIT);
+      const payloads = (await hear()).map(({ channel, payload }) => `${channel}: ${payload}`);
       return { payloads, after: await seen(session.query('select 1 as one')) };
     },
   },
@@ -248,14 +251,13 @@ export const sessionBehaviours: Behaviour[] = [
     run: async (stage) => {
       const session = await stage.open();
       await stage.admin.query('select pg_advisory_lock(4713)');
-      const running = settle(session.query('select pg_advisory_xact_lock(4713) /* conform-gone-active */'));
+      void settle(session.query('select pg_advisory_xact_lock(4713) /* conform-gone-active */'));
       await waitFor(
         'the statement to run',
         async () => (await marked(stage, 'conform-gone-active', 'active')) === 1,
         WAIT,
       );
       session.destroy!();
-      await running;
       await stage.admin.query('select pg_advisory_unlock(4713)');
       await waitFor(
         'the statement to end',

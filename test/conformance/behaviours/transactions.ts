@@ -79,6 +79,7 @@ export const transactionBehaviours: Behaviour[] = [
   }),
   {
     name: 'two serializable transactions that cross: one fails',
+    needs: ['session'],
     setup: ACCOUNTS,
     run: async ({ open, seen }) => {
       const [a, b] = [await open(), await open()];
@@ -95,6 +96,7 @@ export const transactionBehaviours: Behaviour[] = [
   },
   {
     name: 'repeatable read does not see what others commit',
+    needs: ['session'],
     setup: ACCOUNTS,
     run: async ({ open, seen, admin }) => {
       const session = await open();
@@ -114,6 +116,7 @@ export const transactionBehaviours: Behaviour[] = [
   },
   {
     name: 'a writer waits for the lock of another',
+    needs: ['session'],
     setup: ACCOUNTS,
     run: async ({ open, seen, admin }) => {
       const [a, b] = [await open(), await open()];
@@ -136,6 +139,7 @@ export const transactionBehaviours: Behaviour[] = [
   },
   {
     name: 'a deadlock is broken',
+    needs: ['session'],
     setup: ACCOUNTS,
     run: async ({ open, seen }) => {
       const sessions = [await open(), await open()];

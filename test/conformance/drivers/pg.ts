@@ -107,9 +107,9 @@ async function open(target: Target, options: OpenOptions = {}): Promise<Session>
       const heard: Heard[] = [];
       client.on('notification', (message) => heard.push({ channel: message.channel, payload: message.payload ?? '' }));
       await client.query(`listen ${client.escapeIdentifier(channel)}`);
-      return heard;
+      return async () => heard;
     },
-    notices: () => notices,
+    notices: async () => notices,
     // As pg does it itself: another connection that carries the key of this one.
     cancel: () => cancel(config, client),
     destroy: () => client.connection.stream.destroy(),
