@@ -126,29 +126,26 @@ async function inParallel(width, jobs) {
   return results;
 }
 
-process.on('message', async ({ logins, questions, width = 1, count, hangUp }) => {
+async function obey({ logins, questions, width = 1, hangUp }) {
   if (logins)
-    process.send(
-      await inParallel(
-        width,
-        logins.map((login) => () => logIn(login)),
-      ),
+    return inParallel(
+      width,
+      logins.map((login) => () => logIn(login)),
     );
   if (questions)
-    process.send(
-      await inParallel(
-        width,
-        questions.map(
-          ({ id, sql }) =>
-            () =>
-              ask(id, sql),
-        ),
+    return inParallel(
+      width,
+      questions.map(
+        ({ id, sql }) =>
+          () =>
+            ask(id, sql),
       ),
     );
-  if (count) process.send(clients.size);
-  if (hangUp) {
-    for (const { socket } of clients.values()) socket.end(message('X'));
-    process.send(true);
-  }
+  if (hangUp) for (const { socket } of clients.values()) socket.end(message('X'));
+  return clients.size;
+}
+
+process.on('message', ({ order, words }) => {
+  void obey(words).then((answer) => process.send({ order, answer }));
 });
 process.on('disconnect', () => process.exit(0));

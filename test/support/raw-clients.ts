@@ -33,24 +33,26 @@ export interface RawClients {
 
 export function startRawClients(): RawClients {
   const child = fork(path.join(import.meta.dirname, 'raw-clients-process.mjs'), { stdio: 'inherit', execArgv: [] });
-  const tell = async <T>(words: object): Promise<T> => {
-    child.send(words);
-    const ended = new AbortController();
-    const gone = once(child, 'exit', { signal: ended.signal }).then(() => {
-      throw new Error('the process of the clients has ended');
+  const waiting = new Map<number, { resolve: (answer: never) => void; reject: (error: Error) => void }>();
+  let orders = 0;
+  child.on('message', ({ order, answer }: { order: number; answer: never }) => {
+    waiting.get(order)?.resolve(answer);
+    waiting.delete(order);
+  });
+  child.on('exit', () => {
+    for (const { reject } of waiting.values()) reject(new Error('the process of the clients has ended'));
+    waiting.clear();
+  });
+  const tell = <T>(words: object): Promise<T> =>
+    new Promise<T>((resolve, reject) => {
+      orders += 1;
+      waiting.set(orders, { resolve, reject });
+      child.send({ order: orders, words });
     });
-    gone.catch(() => undefined);
-    try {
-      const [answer] = (await Promise.race([once(child, 'message'), gone])) as [T];
-      return answer;
-    } finally {
-      ended.abort();
-    }
-  };
   return {
     logIn: (logins, width) => tell({ logins, width }),
     ask: (questions, width) => tell({ questions, width }),
-    count: () => tell({ count: true }),
+    count: () => tell({}),
     hangUp: async () => void (await tell({ hangUp: true })),
     async stop() {
       if (child.exitCode !== null || child.signalCode !== null) return;
