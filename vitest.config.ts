@@ -37,7 +37,7 @@ export default defineConfig({
           name: 'unit',
           include: ['src/**/*.test.ts', 'scripts/**/*.test.mjs'],
           exclude: ['src/**/*.pg.test.ts', 'src/**/*.cgroup.test.ts'],
-          testTimeout: 15 * SECOND,
+          testTimeout: 60 * SECOND,
         },
       },
       {

@@ -54,11 +54,14 @@ test('transactions that deadlock are run again until all succeed', async () => {
   await db.catalog.query(`alter database ${db.connection.database} set deadlock_timeout = '20ms'`);
   const other = new CatalogDatabase({ connection: db.connection, logger: silentLogger() });
   let attempts = 0;
+  let bothHoldOne!: () => void;
+  const held = new Promise<void>((resolve) => (bothHoldOne = resolve));
   const touch = (first: number, second: number) =>
     other.transaction(async (tx) => {
       attempts += 1;
       await tx.query('update pairs set n = n + 1 where id = $1', [first]);
-      await new Promise((resolve) => setTimeout(resolve, 30));
+      if (attempts >= 2) bothHoldOne();
+      await held;
       await tx.query('update pairs set n = n + 1 where id = $1', [second]);
     });
   await Promise.all([touch(1, 2), touch(2, 1)]);
@@ -115,13 +118,10 @@ test('listen hears other sessions and survives the loss of its own', async () =>
     `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and query = 'listen "a_channel"'`,
   );
   await expect
-    .poll(
-      async () => {
-        await db.catalog.query(`select pg_notify('a_channel', 'two')`);
-        return heard.includes('two');
-      },
-      { timeout: 5_000 },
-    )
+    .poll(async () => {
+      await db.catalog.query(`select pg_notify('a_channel', 'two')`);
+      return heard.includes('two');
+    })
     .toBe(true);
   await listener.close();
 });

@@ -96,15 +96,13 @@ test('is taken over when it outlived Ballast', async () => {
   expect(again.connection).toEqual(embedded.connection);
   // Two keepers would both start it again; the first one's does so here.
   await again.stop();
-  await expect.poll(() => ask('select 1 as n').catch(() => undefined), { timeout: 20_000 }).toEqual([{ n: 1 }]);
+  await expect.poll(() => ask('select 1 as n').catch(() => undefined)).toEqual([{ n: 1 }]);
 });
 
 test('comes back by itself when it is killed, with what was committed', async () => {
   await ask('create table public.kept (n integer); insert into public.kept values (7)');
   process.kill((await findServer(path.join(home.catalog, 'pgdata')))!.pid, 'SIGKILL');
-  await expect
-    .poll(() => ask('select n from public.kept').catch(() => undefined), { timeout: 20_000 })
-    .toEqual([{ n: 7 }]);
+  await expect.poll(() => ask('select n from public.kept').catch(() => undefined)).toEqual([{ n: 7 }]);
 });
 
 test('starts again with what it held after a clean stop', async () => {

@@ -36,7 +36,7 @@ let refreshFails = false;
 let reached: { past: object; query: object; window: HistoryWindow }[] = [];
 let pastOpen: [timelineId: string, open: number][] = [];
 
-const signal = () => AbortSignal.timeout(10_000);
+const signal = () => AbortSignal.timeout(60_000);
 const operations = () =>
   db.catalog.query<{ action: string; status: string }>(
     'select action, status from operations where branch_id = $1 order by seq',
@@ -136,7 +136,7 @@ describe('other endpoints of a branch', () => {
     const endpoint = (await access.endpoint(id))!;
     expect(endpoint.readWriteEndpointId).toBe(branch.endpointId);
     expect(await access.refreshVerifiers(endpoint)).toBe(false);
-    await access.wake(await known(), { signal: AbortSignal.timeout(5_000) });
+    await access.wake(await known(), { signal: AbortSignal.timeout(60_000) });
     await access.refreshVerifiers(endpoint);
     expect(refreshes).toBe(1);
   });
@@ -144,7 +144,7 @@ describe('other endpoints of a branch', () => {
   test('a point in the past is reached in the data that the branch has now', async () => {
     const point = { kind: 'lsn', lsn: '0/16B3748' } as const;
     await db.catalog.query(`update branches set timeline_id = 'tl-restored' where id = $1`, [branch.branchId]);
-    const signal = AbortSignal.timeout(5_000);
+    const signal = AbortSignal.timeout(60_000);
     for (const name of [branch.branchId, branch.endpointId]) {
       const endpoint = (await access.endpoint(name, { point }))!;
       expect(endpoint).toMatchObject({ endpointId: branch.branchId, branchId: branch.branchId, point });

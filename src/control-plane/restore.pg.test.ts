@@ -423,7 +423,7 @@ test('a client that comes during the restore waits for the new data', async () =
   await ended();
   await api.call('POST', `${base}/${branch.id}/reset_to_parent`);
   const waking = access.wake({ ...endpoint, disabled: false, allowedIps: [], blockPublicConnections: false } as never, {
-    signal: AbortSignal.timeout(10_000),
+    signal: AbortSignal.timeout(60_000),
   });
   await waitFor(
     'the start to be queued',

@@ -251,7 +251,7 @@ describe('restore', () => {
     const gate = new Promise<void>((resolve) => (go = resolve));
     engine.fault = (call) => (call.startsWith('createChild') ? gate : undefined);
     const { branch } = await restore(id, true);
-    const woken = access.wake(known, { signal: AbortSignal.timeout(15_000) });
+    const woken = access.wake(known, { signal: AbortSignal.timeout(60_000) });
     await waitFor('the wake', async () => (await endpoint()).pendingState === 'active');
     expect(engine.computes.size).toBe(0);
     go();

@@ -79,7 +79,7 @@ async function append(queue: RunnerQueue, operations: NewOperation[]): Promise<O
 
 const on = (branch: TestBranch, action: OperationAction = 'apply_config'): NewOperation => ({ ...branch, action });
 const ended = (queue: RunnerQueue, rows: readonly OperationRow[]) =>
-  Promise.all(rows.map((row) => queue.ended(row.id, AbortSignal.timeout(15_000))));
+  Promise.all(rows.map((row) => queue.ended(row.id, AbortSignal.timeout(60_000))));
 
 describe('append', () => {
   test('answers the first of a branch as running and the rest as scheduling, in order', async () => {
@@ -319,14 +319,14 @@ describe('failures', () => {
     const branch = await insertBranch(db.catalog, projectId);
     const { queue } = await startRunner(
       { run: () => Promise.reject(new AppError('unavailable', 'the pool is full')) },
-      { limits: { retryBaseMs: 10_000, retryMaxMs: 10_000 } },
+      { limits: { retryBaseMs: 3_600_000, retryMaxMs: 3_600_000 } },
     );
     await append(queue, [on(branch)]);
     const read = async () => (await listOperations(db.catalog, { projectId, limit: 1 }))[0]!;
     await expect.poll(async () => (await read()).failuresCount).toBe(1);
     const row = await read();
     expect(row).toMatchObject({ status: 'scheduling', error: 'the pool is full' });
-    expect(Date.parse(row.retryAt!) - Date.now()).toBeGreaterThan(5_000);
+    expect(Date.parse(row.retryAt!) - Date.now()).toBeGreaterThan(600_000);
   });
 
   test('an undo that throws still ends the operation', async () => {
@@ -387,25 +387,28 @@ describe('deleted things', () => {
 
 describe('crashes', () => {
   /** Claims as a runner would and then never says anything again. */
-  const claimAndDie = (owner: string, leaseMs: number) =>
-    claimOperations(db.catalog, { owner, leaseMs, nodeId: NODE, actions: ACTIONS, limit: 10 });
+  const claimAndDie = (owner: string, leaseMs: number, tx: Queryable = db.catalog) =>
+    claimOperations(tx, { owner, leaseMs, nodeId: NODE, actions: ACTIONS, limit: 10 });
 
   test('a runner that starts takes over what its predecessor held, at once', async () => {
     const branch = await insertBranch(db.catalog, projectId);
     const queue = makeQueue();
     const rows = await append(queue, [on(branch), on(branch, 'start_compute')]);
     expect(await claimAndDie('node-test/dead', 3_600_000)).toHaveLength(1);
-    const begunMs = performance.now();
+    // Long before the lease, which is an hour.
     await startRunner({}, { queue });
     expect((await ended(queue, rows)).map((row) => row.status)).toEqual(['finished', 'finished']);
-    expect(performance.now() - begunMs).toBeLessThan(1_000);
   });
 
   test('a lease that ran out is taken over by whoever looks next', async () => {
     const branch = await insertBranch(db.catalog, projectId);
     const { queue } = await startRunner({}, { limits: { pollMs: 50 } });
-    const rows = await db.catalog.transaction((tx) => queue.append(tx, [on(branch)]));
-    expect(await claimAndDie('node-test/other', 200)).toHaveLength(1);
+    // Before the runner can see it.
+    const rows = await db.catalog.transaction(async (tx) => {
+      const appended = await queue.append(tx, [on(branch)]);
+      expect(await claimAndDie('node-test/other', 200, tx)).toHaveLength(1);
+      return appended;
+    });
     queue.poke();
     expect((await ended(queue, rows))[0]!.status).toBe('finished');
   });
@@ -446,14 +449,14 @@ describe('crashes', () => {
       {
         run: (operation, signal) =>
           new Promise((resolve, reject) => {
-            if (operation.branchId === kept.branchId) setTimeout(() => resolve(), 700);
+            if (operation.branchId === kept.branchId) setTimeout(() => resolve(), 6_000);
             signal.addEventListener('abort', () => {
               aborted.push(operation.branchId!);
               reject(signal.reason as Error);
             });
           }),
       },
-      { limits: { leaseMs: 300 } },
+      { limits: { leaseMs: 2_500 } },
     );
     const rows = await append(queue, [on(lost), on(kept)]);
     await expect
@@ -473,10 +476,11 @@ describe('crashes', () => {
       await insertBranch(db.catalog, projectId),
       await insertBranch(db.catalog, projectId),
     ];
+    let finishQuick!: () => void;
     const { runner, queue } = await startRunner({
       run: (operation, signal) =>
         new Promise((resolve, reject) => {
-          if (operation.branchId === quick.branchId) setTimeout(() => resolve(), 100);
+          if (operation.branchId === quick.branchId) finishQuick = () => resolve();
           signal.addEventListener('abort', () => reject(signal.reason as Error));
         }),
     });
@@ -484,7 +488,9 @@ describe('crashes', () => {
     await expect
       .poll(async () => (await db.catalog.query('select 1 from operations where lease_owner is not null')).length)
       .toBe(2);
-    const draining = runner.drain(300);
+    await expect.poll(() => finishQuick).toBeDefined();
+    const draining = runner.drain(3_000);
+    finishQuick();
     rows.push(...(await append(queue, [on(waiting)])));
     await draining;
     const states = await db.catalog.query('select status, lease_owner, failures_count from operations order by seq');
@@ -667,9 +673,9 @@ describe('many', () => {
     expect(rows).toBeLessThan(2 * children.length ** 2);
   });
 
-  test('an operation is picked up and ended within a few milliseconds, here and by another process', async () => {
+  test('an operation is picked up at once, not by the poll, here and by another process', async () => {
     const branch = await insertBranch(db.catalog, projectId);
-    const { queue } = await startRunner({});
+    const { queue } = await startRunner({}, { limits: { pollMs: 3_600_000 } });
     const laps: number[] = [];
     for (let lap = 0; lap < 30; lap += 1) {
       const begunMs = performance.now();
@@ -678,16 +684,13 @@ describe('many', () => {
     }
     laps.sort((a, b) => a - b);
     console.info(`append to end: p50 ${laps[15]!.toFixed(1)} ms, p95 ${laps[28]!.toFixed(1)} ms`);
-    expect(laps[15]).toBeLessThan(60);
-    // Another process appends: NOTIFY tells the runner, long before its poll.
+    // Another process appends: NOTIFY tells the runner.
     const elsewhere = makeQueue();
-    const begunMs = performance.now();
     const [row] = await append(elsewhere, [on(branch)]);
     await expect
       .poll(async () => hasEnded((await listOperations(db.catalog, { projectId, limit: 1 }))[0]!), { interval: 5 })
       .toBe(true);
-    expect(performance.now() - begunMs).toBeLessThan(500);
-    expect((await elsewhere.ended(row!.id, AbortSignal.timeout(3_000))).status).toBe('finished');
+    expect((await elsewhere.ended(row!.id, AbortSignal.timeout(60_000))).status).toBe('finished');
   });
 });
 
@@ -697,10 +700,10 @@ describe('ended', () => {
     const { queue } = await startRunner({});
     const [row] = await append(queue, [on(branch)]);
     await ended(queue, [row!]);
-    expect((await queue.ended(row!.id, AbortSignal.timeout(1_000))).status).toBe('finished');
+    expect((await queue.ended(row!.id, AbortSignal.timeout(60_000))).status).toBe('finished');
     const elsewhere = makeQueue();
     const [next] = await db.catalog.transaction((tx) => elsewhere.append(tx, [on(branch)]));
-    const waiting = elsewhere.ended(next!.id, AbortSignal.timeout(5_000));
+    const waiting = elsewhere.ended(next!.id, AbortSignal.timeout(60_000));
     expect((await waiting).status).toBe('finished');
     await expect(elsewhere.ended('00000000-0000-4000-8000-000000000000', AbortSignal.timeout(50))).rejects.toThrow(
       /timeout/i,

@@ -27,7 +27,7 @@ afterEach(() => running?.close());
 
 /** Asks often: what it waits for happens in this process. */
 const until = (what: string, ask: () => boolean) =>
-  waitFor(what, async () => ask(), { timeoutMs: 5_000, intervalMs: 5 });
+  waitFor(what, async () => ask(), { timeoutMs: 50_000, intervalMs: 5 });
 
 interface Login {
   user?: string;

@@ -143,16 +143,16 @@ describe('follow-roles', () => {
     expect(await operationsOf(branch)).toHaveLength(1);
     // One look, the sync, and one more look: after that the fingerprint was known.
     expect(engine.calls.filter((call) => call.startsWith('rolesAndDatabases'))).toHaveLength(3);
-    expect(await one.check(branch.endpointId, AbortSignal.timeout(5_000))).toBe(false);
+    expect(await one.check(branch.endpointId, AbortSignal.timeout(60_000))).toBe(false);
   });
 
   test('check answers once the rows have changed', async () => {
     const branch = await activeBranch();
     await runner.start();
     const one = followRoles(parts());
-    expect(await one.check(branch.endpointId, AbortSignal.timeout(5_000))).toBe(false);
+    expect(await one.check(branch.endpointId, AbortSignal.timeout(60_000))).toBe(false);
     engine.facts.set(branch.branchId, { roles: [{ name: 'by_sql', verifier: 'v', canLogin: true }], databases: [] });
-    expect(await one.check(branch.endpointId, AbortSignal.timeout(5_000))).toBe(true);
+    expect(await one.check(branch.endpointId, AbortSignal.timeout(60_000))).toBe(true);
     expect(await db.catalog.query('select name from roles where branch_id = $1', [branch.branchId])).toEqual([
       { name: 'by_sql' },
     ]);
@@ -172,7 +172,7 @@ describe('follow-roles', () => {
         return queue.ended(id, signal);
       },
     };
-    const checking = followRoles({ ...parts(), queue: watched }).check(branch.endpointId, AbortSignal.timeout(5_000));
+    const checking = followRoles({ ...parts(), queue: watched }).check(branch.endpointId, AbortSignal.timeout(60_000));
     await waits;
     await runner.start();
     expect(await checking).toBe(true);

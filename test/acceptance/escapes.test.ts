@@ -269,7 +269,7 @@ async function replicationCommand(uri: string, replication: string, command: str
   const client = await connect(uri, { replication } as pg.ClientConfig);
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${command} timed out`)), 5_000);
+    timer = setTimeout(() => reject(new Error(`${command} timed out`)), 60_000);
   });
   try {
     const result = await Promise.race([client.query(command), late]);

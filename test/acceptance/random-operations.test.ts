@@ -75,7 +75,7 @@ async function expectRows(branch: Branch): Promise<void> {
   const held = async (place: Place) => (await query(place.uri, 'select n from ledger order by n')).map((row) => row.n);
   expect(await held(branch.place), branch.name).toEqual(newest(branch).rows);
   const { readOnly } = branch;
-  if (readOnly) await expect.poll(() => held(readOnly), { timeout: 20_000 }).toEqual(newest(branch).rows);
+  if (readOnly) await expect.poll(() => held(readOnly)).toEqual(newest(branch).rows);
   const shown = (await ballast.api.call('GET', path(branch))).branch;
   expect(shown).toMatchObject({ name: branch.name, current_state: 'ready' });
   expect(shown.parent_id, branch.name).toBe(branch.parent);

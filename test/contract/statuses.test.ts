@@ -533,7 +533,7 @@ describe('what handlers throw', () => {
 });
 
 test('a running request ends before the server has closed, and is answered', async () => {
-  let finish = () => {};
+  let finish: (() => void) | undefined;
   const server = await fakeApi({
     getProject: () => new Promise((resolve) => (finish = () => resolve({ body: { project: {} } }))),
   });
@@ -541,9 +541,9 @@ test('a running request ends before the server has closed, and is answered', asy
   const answer = fetch(`http://127.0.0.1:${port}/api/v2/projects/p1`, {
     headers: { authorization: 'Bearer napi_test' },
   });
-  await new Promise((resolve) => setTimeout(resolve, 100));
+  await expect.poll(() => finish).toBeDefined();
   const closed = server.close();
-  finish();
+  finish!();
   expect((await answer).status).toBe(200);
   await closed;
   await expect(fetch(`http://127.0.0.1:${port}/healthz`)).rejects.toThrow('fetch failed');

@@ -188,7 +188,7 @@ export class Ballast {
 
   async assertNothingLeft(): Promise<void> {
     await waitFor('processes to be gone', async () => (await this.processes()).length === 0, {
-      timeoutMs: 5_000,
+      timeoutMs: 30_000,
     }).catch(async () => {
       const left = await this.processes();
       throw new Error(`left running: ${left.map((fact) => `${fact.pid} ${fact.command}`).join('; ')}`);

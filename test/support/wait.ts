@@ -14,7 +14,7 @@ export async function waitFor<T>(
   ask: () => Promise<T | undefined | false>,
   options: WaitOptions = {},
 ): Promise<T> {
-  const deadlineMs = Date.now() + (options.timeoutMs ?? 30_000);
+  const deadlineMs = Date.now() + (options.timeoutMs ?? 60_000);
   let lastError: unknown;
   for (;;) {
     try {

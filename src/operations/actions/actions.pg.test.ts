@@ -38,7 +38,7 @@ async function perform(branch: TestBranch, actions: readonly OperationAction[], 
     ),
   );
   queue.poke();
-  return Promise.all(rows.map((row) => queue.ended(row.id, AbortSignal.timeout(10_000))));
+  return Promise.all(rows.map((row) => queue.ended(row.id, AbortSignal.timeout(60_000))));
 }
 
 /** A branch with data and, if asked for, a running compute. */
@@ -378,7 +378,7 @@ describe('apply_config', () => {
       queue.append(tx, [{ projectId, branchId: branch.branchId, action: 'apply_config' }]),
     );
     queue.poke();
-    expect((await queue.ended(operation!.id, AbortSignal.timeout(5_000))).status).toBe('skipped');
+    expect((await queue.ended(operation!.id, AbortSignal.timeout(60_000))).status).toBe('skipped');
     expect(await roleRows(branch)).toMatchObject([{ name: 'made', state: 'creating' }]);
   });
 });
