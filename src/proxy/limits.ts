@@ -34,6 +34,8 @@ export interface ProxyLimits {
   /** Bytes of a request's body and of an answer of SQL over HTTP. */
   maxSqlRequestBytes: number;
   maxSqlResponseBytes: number;
+  /** Bytes of all large requests of SQL over HTTP that are held at once, and again of answers; the others wait. */
+  maxSqlHeldBytes: number;
   /** Connections to a compute that SQL over HTTP keeps, per endpoint, and how long an idle one is kept. */
   sqlPoolSize: number;
   sqlPoolIdleMs: number;
@@ -67,6 +69,7 @@ export const DEFAULT_LIMITS: ProxyLimits = {
   httpIdleTimeoutMs: 72_000,
   maxSqlRequestBytes: 64 * 1024 * 1024,
   maxSqlResponseBytes: 64 * 1024 * 1024,
+  maxSqlHeldBytes: 128 * 1024 * 1024,
   sqlPoolSize: 20,
   sqlPoolIdleMs: 300_000,
   maxSqlWaiting: 1_000,

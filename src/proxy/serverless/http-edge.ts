@@ -12,6 +12,7 @@ import { normaliseAddress } from '../address-rules.ts';
 import type { ProxyContext } from '../proxy.ts';
 import { refusals } from '../refusal.ts';
 import { mayBePlain, serveStream } from '../session.ts';
+import { createByteBudget } from './byte-budget.ts';
 import { endpointFromHost } from './connection-string.ts';
 import { createKeySets } from './key-sets.ts';
 import { createSqlPool } from './sql-pool.ts';
@@ -36,7 +37,7 @@ const CORS = {
   'access-control-allow-origin': '*',
   'access-control-allow-headers':
     'Authorization, Neon-Connection-String, Neon-Raw-Text-Output, Neon-Array-Mode, Neon-Pool-Opt-In, ' +
-    'Neon-Batch-Read-Only, Neon-Batch-Isolation-Level',
+    'Neon-Batch-Read-Only, Neon-Batch-Isolation-Level, Neon-Batch-Deferrable',
   'access-control-max-age': '86400',
 };
 /** A login and a short query. */
@@ -47,7 +48,9 @@ export function createHttpEdge(context: ProxyContext): HttpEdge {
   const { limits } = context;
   const pool = createSqlPool(limits);
   const keySets = createKeySets({ limits, logger: context.logger, nowMs: context.nowMs });
-  const sql = { context, pool, keySets, entrances: createEntrances() };
+  const budget = () => createByteBudget({ maxBytes: limits.maxSqlHeldBytes, waitMs: limits.sqlWaitMs });
+  const budgets = { requests: budget(), answers: budget() };
+  const sql = { context, pool, keySets, entrances: createEntrances(), budgets };
   const streams = new Set<WebSocketStream>();
   const sessions = new Set<Promise<void>>();
   const early = { usedBytes: 0, maxBytes: limits.maxWebSocketEarlyBytes, shareBytes: EARLY_SHARE_BYTES };

@@ -23,7 +23,13 @@ beforeAll(async () => {
   await postgres.query('create database mine owner me');
   proxy = await startTestProxy({
     wake: async () => ({ path: postgres.socketPath }),
-    limits: { maxSqlRequestBytes: 1_000_000, maxSqlResponseBytes: 1_000_000, sqlPoolSize: 2, httpHeadTimeoutMs: 300 },
+    limits: {
+      maxSqlRequestBytes: 1_000_000,
+      maxSqlResponseBytes: 1_000_000,
+      maxSqlHeldBytes: 2_000_000,
+      sqlPoolSize: 2,
+      httpHeadTimeoutMs: 300,
+    },
   });
   const [row] = await postgres.query<{ rolpassword: string }>(`select rolpassword from pg_authid where rolname = 'me'`);
   proxy.verifiers.set('me', row!.rolpassword);
@@ -194,6 +200,21 @@ describe('an error', () => {
     expect(answered.status).toBe(507);
     expect((await json(answered)).message).toBe('response is too large (max is 1000000 bytes)');
     expect(await answer({ query: 'select 1 as one' })).toMatchObject({ rows: [{ one: 1 }] });
+  });
+
+  test('is none where many are large at once: they take turns', async () => {
+    const large = 'x'.repeat(900_000);
+    const lengths = await Promise.all(
+      Array.from({ length: 12 }, () => answer({ query: 'select length($1) as n, $1 as large', params: [large] })),
+    );
+    for (const { rows } of lengths) expect([rows[0].n, rows[0].large === large]).toEqual([900_000, true]);
+    const chunked = await fetch(`http://127.0.0.1:${proxy.proxy.port}/sql`, {
+      method: 'POST',
+      headers: { 'neon-connection-string': URI },
+      body: new Blob([JSON.stringify({ query: 'select length($1) as n', params: [large] })]).stream(),
+      duplex: 'half',
+    } as RequestInit);
+    expect((await json(chunked)).rows).toEqual([{ n: 900_000 }]);
   });
 
   test('of COPY does not spoil the pool', async () => {

@@ -31,6 +31,9 @@ export interface AnswerOptions {
   /** By query. */
   arrayModes: readonly boolean[];
   maxBytes: number;
+  /** Called once when there are more bytes of rows than `largeBytes`. */
+  largeBytes: number;
+  onLarge: () => void;
 }
 
 export interface Answer {
@@ -44,7 +47,7 @@ export interface Answer {
   readonly results: readonly string[];
 }
 
-export function createAnswer({ rawText, arrayModes, maxBytes }: AnswerOptions): Answer {
+export function createAnswer({ rawText, arrayModes, maxBytes, largeBytes, onLarge }: AnswerOptions): Answer {
   const results: string[] = [];
   let failure: QueryFailed | undefined;
   let rolesChanged = false;
@@ -60,6 +63,7 @@ export function createAnswer({ rawText, arrayModes, maxBytes }: AnswerOptions): 
         case ANSWER.dataRow:
           sizeBytes += raw.length;
           if (sizeBytes > maxBytes) throw new ResponseTooLarge(maxBytes);
+          if (sizeBytes > largeBytes && sizeBytes - raw.length <= largeBytes) onLarge();
           return result.row(raw);
         case ANSWER.rowDescription:
           return result.describe(parseRowDescription(raw));

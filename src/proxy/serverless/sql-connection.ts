@@ -30,6 +30,8 @@ export interface SqlConnection {
    * threw, or the departure's reason after Postgres was asked to cancel; then the connection is broken.
    */
   run(pipeline: Buffer, handler: MessageHandler, departure?: Departure): Promise<void>;
+  /** Reads no answers meanwhile. When it rejects, so does the run. */
+  pauseUntil(ready: Promise<void>): void;
   /** Resolves when the reset behind the last pipeline is over; the connection is broken where it failed. */
   settled(): Promise<void>;
   /** Calls once when it breaks. */
@@ -161,6 +163,10 @@ export function createSqlConnection(session: ComputeSession, address: SocketAddr
       return broken;
     },
     run,
+    pauseUntil: (ready) => {
+      socket.pause();
+      ready.then(() => socket.resume(), fail);
+    },
     settled: () =>
       new Promise((resolve) => {
         whenSettled = resolve;

@@ -14,6 +14,8 @@ import { PostgresRefusal, Refusal, refusalReason, refusals } from '../refusal.ts
 import { reachCompute } from '../reach-compute.ts';
 import { ConnectionClosed } from '../../postgres/wire/socket-reader.ts';
 import { untilAborted } from '../until-aborted.ts';
+import { SMALL_BYTES, createShare } from './byte-budget.ts';
+import type { ByteBudgets, Share } from './byte-budget.ts';
 import { signClaims } from './claims.ts';
 import { Departure } from './departure.ts';
 import { createAnswer } from './sql-answer.ts';
@@ -29,22 +31,28 @@ import { beginText, parseSqlBody, readSqlHeaders } from './sql-request.ts';
 import type { Query, SqlBody, SqlHeaders } from './sql-request.ts';
 
 const plain = (text: string, parameters: string[] = []): Query => ({ text, parameters, arrayMode: false });
+/** Who takes a large answer more slowly than this holds up others. */
+const TAKEN_WITHIN_MS = 120_000;
 /** Until the end of the transaction; as a parameter, so that no view of statements shows it. */
 const SET_CLAIMS = `SELECT pg_catalog.set_config('pg_session_jwt.jwt', $1, true)`;
 
 export interface SqlEdge extends Gate {
   pool: SqlPool;
+  budgets: ByteBudgets;
 }
 
 /** Resolves when the request has been answered. Never rejects. */
 export async function serveSql(edge: SqlEdge, request: IncomingMessage, response: ServerResponse): Promise<void> {
   const id = randomUUID();
   const departure = new Departure(response);
+  const share = createShare(edge.budgets, departure);
+  response.once('close', share.release);
   try {
     const headers = readSqlHeaders(request.headers);
     const entrant = await enter(edge, request, headers, departure);
-    const body = parseSqlBody(await readBody(request, edge.context.limits.maxSqlRequestBytes), headers.arrayMode);
-    const json = await runCounted(edge, { id, entrant, headers, body, departure });
+    const bytes = await readBody(request, edge.context.limits.maxSqlRequestBytes, share);
+    const body = parseSqlBody(bytes, headers.arrayMode);
+    const json = await runCounted(edge, { id, entrant, headers, body, departure, share });
     send(response, { status: 200, id, json, headers: body.batch ? headers.echo : undefined });
   } catch (error) {
     if (departure.gone) return;
@@ -76,10 +84,16 @@ function send(response: ServerResponse, { status, id, json, headers }: SqlRespon
     'content-length': Buffer.byteLength(json),
   });
   response.end(json);
+  if (json.length <= SMALL_BYTES || response.writableFinished) return;
+  const timer = setTimeout(() => response.destroy(), TAKEN_WITHIN_MS);
+  response.once('close', () => clearTimeout(timer));
 }
 
-function readBody(request: IncomingMessage, maxBytes: number): Promise<Buffer> {
-  if (Number(request.headers['content-length'] ?? 0) > maxBytes) return Promise.reject(new RequestTooLarge(maxBytes));
+/** Rejects with RequestTooLarge, with what the share rejects with, or when the client is gone. */
+async function readBody(request: IncomingMessage, maxBytes: number, share: Share): Promise<Buffer> {
+  const declaredBytes = Number(request.headers['content-length'] ?? 0);
+  if (declaredBytes > maxBytes) throw new RequestTooLarge(maxBytes);
+  if (declaredBytes > SMALL_BYTES) await share.hold('requests', declaredBytes);
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let sizeBytes = 0;
@@ -89,6 +103,11 @@ function readBody(request: IncomingMessage, maxBytes: number): Promise<Buffer> {
         return reject(new RequestTooLarge(maxBytes));
       }
       chunks.push(chunk);
+      // Nobody has said how much there is.
+      if (declaredBytes === 0 && sizeBytes > SMALL_BYTES && sizeBytes - chunk.length <= SMALL_BYTES) {
+        request.pause();
+        share.hold('requests', maxBytes).then(() => request.resume(), reject);
+      }
     });
     request.on('end', () => resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks)));
     const onGone = () => {
@@ -105,6 +124,7 @@ interface Work {
   headers: SqlHeaders;
   body: SqlBody;
   departure: Departure;
+  share: Share;
 }
 
 async function runCounted(edge: SqlEdge, work: Work): Promise<string> {
@@ -128,21 +148,26 @@ async function runCounted(edge: SqlEdge, work: Work): Promise<string> {
 
 async function run(edge: SqlEdge, work: Work, connection: ClientConnection): Promise<string> {
   const { context } = edge;
-  const { headers, body, entrant, departure } = work;
+  const { headers, entrant, departure, share } = work;
   const { maxSqlResponseBytes: maxBytes } = context.limits;
   for (;;) {
     const lease = await leaseConnection(edge, entrant, departure);
     connection.backend = () => lease.connection.processId;
     const before = claimsFor(entrant, lease.connection);
-    const queries = body.batch
-      ? [plain(beginText(headers.batch)), ...before, ...body.queries, plain('COMMIT')]
-      : [...before, ...body.queries];
-    const bytes = pipeline(queries);
-    connection.traffic.bytesIn += bytes.length;
-    const arrayModes = queries.map(({ arrayMode }) => arrayMode);
-    const answer = createAnswer({ rawText: headers.rawText, arrayModes, maxBytes });
+    const { batch, queries } = work.body;
+    const all = batch
+      ? [plain(beginText(headers.batch)), ...before, ...queries, plain('COMMIT')]
+      : [...before, ...queries];
+    const onLarge = () => {
+      // Postgres has all of it, so that it will not be sent again.
+      work.body = { batch, queries: [] };
+      lease.connection.pauseUntil(share.hold('answers', maxBytes));
+    };
+    const arrayModes = all.map(({ arrayMode }) => arrayMode);
+    const answer = createAnswer({ rawText: headers.rawText, arrayModes, maxBytes, largeBytes: SMALL_BYTES, onLarge });
+    const count = queries.length;
     try {
-      await lease.connection.run(bytes, answer.take, departure);
+      await lease.connection.run(sent(pipeline(all), connection), answer.take, departure);
       lease.end('used');
     } catch (error) {
       lease.end('broken');
@@ -151,7 +176,7 @@ async function run(edge: SqlEdge, work: Work, connection: ClientConnection): Pro
       throw error instanceof NeverRead ? new QueryInterrupted() : error;
     }
     if (answer.rolesChanged) context.roleChanges.note(entrant.endpoint);
-    return toJson(answer, body, before.length);
+    return toJson(answer, batch, { before: before.length, count });
   }
 }
 
@@ -162,11 +187,16 @@ function claimsFor({ claims, role }: Entrant, { address, processId }: SqlConnect
   return [plain(SET_CLAIMS, [signClaims(address.claimsKey, { processId, claims, nowMs: Date.now() })])];
 }
 
-function toJson(answer: Answer, { batch, queries }: SqlBody, before: number): string {
+function sent(bytes: Buffer, { traffic }: ClientConnection): Buffer {
+  traffic.bytesIn += bytes.length;
+  return bytes;
+}
+
+function toJson(answer: Answer, batch: boolean, { before, count }: { before: number; count: number }): string {
   if (answer.failure) throw answer.failure;
   if (!batch) return answer.results[before]!;
   // Those of BEGIN, of what comes behind it, and of COMMIT are ours.
-  return `{"results":[${answer.results.slice(before + 1, before + 1 + queries.length).join(',')}]}`;
+  return `{"results":[${answer.results.slice(before + 1, before + 1 + count).join(',')}]}`;
 }
 
 async function leaseConnection({ context, pool }: SqlEdge, entrant: Entrant, departure: Departure): Promise<Lease> {
