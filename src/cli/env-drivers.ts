@@ -133,10 +133,13 @@ export function driverLines(driver: string, facts: DriverFacts): string[] {
 /** Neon's own driver builds its addresses from the host of the URI, without a port. */
 export function neonConfigLines({ domain, pgPort }: DriverFacts, verified: boolean): string[] {
   if (verified && pgPort === HTTPS_PORT) return [];
-  const host = domain === 'localhost' ? domain : `api.${domain}`;
+  const loopback = domain === 'localhost';
+  const host = loopback ? domain : `api.${domain}`;
+  // Works where *.localhost does not resolve as well.
+  const webSocket = loopback ? `localhost:${pgPort}/v2?address=\${host}` : `\${host}:${pgPort}/v2`;
   return [
     `neonConfig.fetchEndpoint = () => '${verified ? 'https' : 'http'}://${host}:${pgPort}/sql';`,
-    `neonConfig.wsProxy = (host) => \`\${host}:${pgPort}/v2\`;`,
+    `neonConfig.wsProxy = (host) => \`${webSocket}\`;`,
     ...(verified ? [] : ['neonConfig.useSecureWebSocket = false;']),
   ];
 }

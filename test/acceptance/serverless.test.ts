@@ -18,9 +18,11 @@ beforeAll(async () => {
   ballast = await Ballast.boot();
   place = await ballast.api.createProject({ name: 'serverless' });
   uri = `postgresql://${place.role}:${place.password}@${place.endpointId}.localhost/${place.database}`;
-  const fetchEndpoint = /fetchEndpoint = \(\) => '(.*)'/.exec(ballast.command(['env']).stdout)?.[1];
+  const { stdout } = ballast.command(['env']);
+  const fetchEndpoint = /fetchEndpoint = \(\) => '(.*)'/.exec(stdout)?.[1];
+  expect(stdout).toContain(`wsProxy = (host) => \`localhost:${ballast.pgPort}/v2?address=\${host}\``);
   neonConfig.fetchEndpoint = () => fetchEndpoint!;
-  neonConfig.wsProxy = (host) => `${host}:${ballast.pgPort}/v2`;
+  neonConfig.wsProxy = (host) => `localhost:${ballast.pgPort}/v2?address=${host}`;
   neonConfig.useSecureWebSocket = false;
   neonConfig.webSocketConstructor ??= (await import('ws')).WebSocket;
   await query(place.uri, 'create table items (id int primary key, name text, tags text[], extra jsonb)');
