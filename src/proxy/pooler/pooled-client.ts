@@ -294,7 +294,7 @@ export class PooledClient {
     if (this.isWaiting) this.owner.noLongerWants(this);
     this.isWaiting = false;
     this.#pending = EMPTY;
-    this.statements.clear();
+    this.statements.end();
     if (!this.wire.destroyed) {
       this.wire.end();
       this.wire.resume();

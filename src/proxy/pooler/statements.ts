@@ -51,6 +51,7 @@ export class ClientStatements {
   readonly #definitions: Definitions;
   readonly #byName = new Map<string, Definition>();
   #bytes = 0;
+  #isEnded = false;
 
   constructor(definitions: Definitions) {
     this.#definitions = definitions;
@@ -76,7 +77,7 @@ export class ClientStatements {
 
   /** Puts back what `delete` gave. */
   restore(name: string, definition: Definition): void {
-    if (this.#byName.has(name)) return;
+    if (this.#isEnded || this.#byName.has(name)) return;
     this.#definitions.retake(definition);
     this.set(name, definition);
   }
@@ -92,6 +93,11 @@ export class ClientStatements {
 
   clear(except: ReadonlySet<string> = new Set()): void {
     for (const [name, definition] of this.#byName) if (!except.has(name)) this.delete(name, definition);
+  }
+  /** The client has gone: what turns out later not to have happened changes nothing any more. */
+  end(): void {
+    this.#isEnded = true;
+    this.clear();
   }
 }
 
