@@ -178,6 +178,7 @@ describe.each([
     await fake(command, 'echo disk full >&2; exit 3');
     expect(await trust(homeAt('data'), DO, machine)).toBe(1);
     expect(printed).toContain('disk full');
+    expect(printed).not.toContain('can vouch for');
     await fake(command, 'true');
     expect(await trust(homeAt('data'), DO, machine)).toBe(1);
     expect(printed).toContain('it is not in there');

@@ -37,8 +37,10 @@ export async function trust(home: Home, options: TrustOptions, machine: Machine 
   if (lacking)
     print('Firefox and Chromium have stores of their own, which takes certutil: apt-get install libnss3-tools');
   if (options.dryRun) return 0;
-  if (!options.undo && results[0] !== 'needs root' && system) print(advice(authority));
-  return system && results.every((result) => result === 'done' || result === 'nothing to do') ? 0 : 1;
+  const succeeded = (result: Result | undefined) => result === 'done' || result === 'nothing to do';
+  // The system's store comes first.
+  if (!options.undo && system && succeeded(results[0])) print(advice(authority));
+  return system && results.every(succeeded) ? 0 : 1;
 }
 
 function checkAuthority({ current }: Authority, home: Home): void {
