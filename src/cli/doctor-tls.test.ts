@@ -3,6 +3,7 @@ import { webcrypto } from 'node:crypto';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
 import os from 'node:os';
+import net from 'node:net';
 import path from 'node:path';
 import tls from 'node:tls';
 import * as x509 from '@peculiar/x509';
@@ -59,6 +60,26 @@ test('a certificate for the host, of a known authority, is in order; soon before
     ]);
     server!.close();
   }
+});
+
+test('behind the PROXY protocol it speaks for itself', async () => {
+  const shown = await certificate(HOST, 40);
+  const context = await contextWith(shown, shown.cert);
+  const behind = context.running!.pgPort;
+  let header = '';
+  const front = net.createServer((socket) => {
+    socket.once('readable', () => {
+      header = (socket.read(16) as Buffer).toString('latin1');
+      const onward = net.connect(behind, '127.0.0.1');
+      socket.pipe(onward).pipe(socket);
+      for (const each of [socket, onward]) each.on('error', () => undefined);
+    });
+  });
+  await new Promise<void>((resolve) => front.listen(0, '127.0.0.1', resolve));
+  Object.assign(context.running!, { pgPort: (front.address() as AddressInfo).port, proxyProtocol: 'v2' });
+  expect(await checkCertificate(context)).toMatchObject([{ level: 'ok', name: 'certificate' }]);
+  expect(header).toBe('\r\n\r\n\0\r\nQUIT\n\x20\0\0\0');
+  front.close();
 });
 
 test.each([

@@ -2,14 +2,18 @@
  * Doctor's checks of certificates: the one that clients are shown for an endpoint's host, and whether this machine
  * trusts the local authority.
  */
+import net from 'node:net';
 import tls from 'node:tls';
 import { permittedNames } from '../lib/name-constraints.ts';
 import type { DoctorContext, Finding } from './finding.ts';
 import { quote } from './print.ts';
+import type { RunningFacts } from './running.ts';
 import { readAuthority, systemStore, thisMachine } from './trust-stores.ts';
 import type { Authority, Machine } from './trust-stores.ts';
 
 const HANDSHAKE_TIMEOUT_MS = 3000;
+/** Version 2 of the PROXY protocol: a connection of the load balancer's own. */
+const LOCAL_HEADER = Buffer.from('\r\n\r\n\0\r\nQUIT\n\x20\0\0\0', 'latin1');
 const SOON_MS = 20 * 86_400_000;
 
 /** Of the running one: what it shows depends on its settings, which this command need not share. */
@@ -19,7 +23,7 @@ export async function checkCertificate(context: DoctorContext): Promise<Finding[
   if (running === undefined) return [];
   const { current } = await authorityOf(context);
   const host = `ep-doctor-check-00000000.${running.domain}`;
-  const seen = await handshake(running.pgHost.replace(/^\[|\]$/g, ''), running.pgPort, host, current?.pem);
+  const seen = await handshake(running, host, current?.pem);
   if (seen.error !== undefined) {
     const fix =
       current === undefined
@@ -65,19 +69,21 @@ async function authorityOf({ home }: DoctorContext): Promise<Authority> {
 
 type Seen = { error: string; validTo?: never } | { error: undefined; validTo: Date };
 
-function handshake(host: string, port: number, servername: string, authority: string | undefined): Promise<Seen> {
+function handshake(running: RunningFacts, servername: string, authority: string | undefined): Promise<Seen> {
   return new Promise((resolve) => {
     const ca = [...tls.rootCertificates, ...(authority === undefined ? [] : [authority])];
+    const plain = net.connect({ host: running.pgHost.replace(/^\[|\]$/g, ''), port: running.pgPort });
+    if (running.proxyProtocol === 'v2') plain.write(LOCAL_HEADER);
     const socket = tls.connect({
-      host,
-      port,
+      socket: plain,
       servername,
       ca,
       rejectUnauthorized: false,
-      timeout: HANDSHAKE_TIMEOUT_MS,
     });
+    socket.setTimeout(HANDSHAKE_TIMEOUT_MS);
     const done = (seen: Seen) => {
       socket.destroy();
+      plain.destroy();
       resolve(seen);
     };
     socket.once('secureConnect', () => {
@@ -87,6 +93,6 @@ function handshake(host: string, port: number, servername: string, authority: st
       done({ error: undefined, validTo: new Date(socket.getPeerCertificate().valid_to) });
     });
     socket.once('timeout', () => done({ error: 'no answer' }));
-    socket.on('error', (error) => done({ error: error.message }));
+    for (const each of [socket, plain]) each.on('error', (error) => done({ error: error.message }));
   });
 }

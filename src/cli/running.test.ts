@@ -29,6 +29,7 @@ const facts = (pid: number): RunningFacts => ({
   pgPort: 2,
   apiPort: 1,
   domain: 'localhost',
+  proxyProtocol: 'off',
   cloneMode: 'copy',
   computeLimits: { mode: 'off' },
   fileSystem: 'ext4',

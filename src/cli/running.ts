@@ -5,7 +5,7 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { LimitStatus } from '../compute/limits.ts';
-import type { Config } from '../config.ts';
+import type { Config, ProxyProtocol } from '../config.ts';
 import type { Home } from '../home.ts';
 import type { CloneMode } from '../storage/types.ts';
 
@@ -20,6 +20,7 @@ export interface RunningFacts {
   pgPort: number;
   apiPort: number;
   domain: string;
+  proxyProtocol: ProxyProtocol;
   cloneMode: CloneMode;
   fileSystem: string;
   computeLimits: LimitStatus;

@@ -112,6 +112,7 @@ function factsOf(config: Config, running: Running): RunningFacts {
     pgPort: running.pgPort,
     apiPort: running.apiPort,
     domain: config.domain,
+    proxyProtocol: config.proxyProtocol,
     cloneMode: running.pool.cloneMode,
     fileSystem: running.pool.fileSystem,
     computeLimits: running.computeLimits,
