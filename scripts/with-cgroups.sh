@@ -11,10 +11,10 @@ kernel=$(command -v linux.uml || command -v linux) || {
   echo 'no user-mode Linux: apt-get install user-mode-linux' >&2
   exit 2
 }
-work=$(mktemp -d "${TMPDIR:-/tmp}/ballast-cgroups-XXXXXX")
+work=$(mktemp -d /tmp/bcg-XXXXXX)
 trap 'rm -rf "$work"' EXIT
 chmod 711 "$work"
-mkdir "$work/tmp"
+mkdir "$work/t"
 
 if command -v cc >/dev/null && cc -O2 -shared -fPIC -o "$work/registers.so" scripts/with-cgroups-registers.c; then
   export LD_PRELOAD=$work/registers.so
@@ -25,10 +25,13 @@ cat >"$work/init" <<INIT
 #!/bin/bash
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
+ip link set lo up
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p /dev/shm && mount -t tmpfs -o mode=1777 tmpfs /dev/shm
-mount -t tmpfs -o mode=1777 tmpfs '$work/tmp'
-export HOME='$HOME' PATH='$PATH' TMPDIR='$work/tmp' BALLAST_TEST_CGROUPS=1 CI=1
+mount -t tmpfs -o mode=1777 tmpfs '$work/t'
+# Where Ballast may go when paths of sockets get long; the machine's own files take none from here.
+mount -t tmpfs -o mode=755 tmpfs /var/lib
+export HOME='$HOME' PATH='$PATH' TMPDIR='$work/t' BALLAST_TEST_CGROUPS=1 CI=1
 export BALLAST_TEST_POSTGRES_PACKAGES='${BALLAST_TEST_POSTGRES_PACKAGES:-}'
 cd '$PWD'
 as_user() {

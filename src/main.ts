@@ -115,6 +115,7 @@ async function compose(config: Config, logger: Logger, stops: Stop[]): Promise<O
     dataDirectory: home.dataDir,
     logger,
   });
+  stops.push({ what: 'control groups', run: () => limits.close() });
   const supervisor = live.watch(createSupervisor({ home, storage, installations, limits, logger }));
   const past = createPastComputes({ supervisor, storage, logger });
   const schemas = createSchemaReader({ home, supervisor, past });

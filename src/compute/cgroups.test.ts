@@ -171,6 +171,7 @@ describe('groups of computes', () => {
     const [gone, running] = [await cgroups.create('ep-gone'), await cgroups.create('ep-running')];
     await cgroups.removeStale(new Set(['ep-running']));
     await expect(readFile(path.join(gone.directory, 'x'))).rejects.toThrow('ENOENT');
+    await cgroups.close();
     await mkdir(path.join(running.directory, 'still-there'));
   });
 });

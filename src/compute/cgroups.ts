@@ -32,6 +32,7 @@ export interface Machine {
 
 const CONTROLLERS = ['cpu', 'memory'] as const;
 const SELF = 'ballast-self';
+const PREPARE_ATTEMPTS = 10;
 const REMOVE_ATTEMPTS = 50;
 const REMOVE_STEP_MS = 20;
 
@@ -171,6 +172,8 @@ export interface Cgroups {
   create(endpointId: string): Promise<Cgroup>;
   /** Removes groups without processes, except of those endpoints. */
   removeStale(running: ReadonlySet<string>): Promise<void>;
+  /** Removes their place, unless a compute is left in it. */
+  close(): Promise<void>;
 }
 
 /** Makes the directory's place below the parent. Throws when the kernel refuses. */
@@ -178,8 +181,7 @@ export async function openCgroups(
   place: { parent: string; mustMoveOut: boolean },
   dataDirectory: string,
 ): Promise<Cgroups> {
-  if (place.mustMoveOut) await moveOut(place.parent, path.join(place.parent, SELF));
-  await enableControllers(place.parent);
+  await prepareParent(place);
   const base = path.join(place.parent, groupName(dataDirectory));
   await mkdir(base, { recursive: true });
   await enableControllers(base);
@@ -196,6 +198,7 @@ export async function openCgroups(
       const stale = entries.filter((entry) => entry.isDirectory() && !running.has(entry.name));
       await Promise.all(stale.map(({ name }) => rmdir(path.join(base, name)).catch(() => undefined)));
     },
+    close: () => rmdir(base).catch(() => undefined),
   };
 }
 
@@ -218,6 +221,18 @@ export async function findCgroup(
 
 function groupName(dataDirectory: string): string {
   return `ballast-${createHash('sha256').update(dataDirectory).digest('hex').slice(0, 8)}`;
+}
+
+/** Somebody may start a process in it at the wrong moment. */
+async function prepareParent({ parent, mustMoveOut }: { parent: string; mustMoveOut: boolean }): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    if (mustMoveOut) await moveOut(parent, path.join(parent, SELF));
+    try {
+      return await enableControllers(parent);
+    } catch (error) {
+      if (attempt === PREPARE_ATTEMPTS || (error as NodeJS.ErrnoException).code !== 'EBUSY') throw error;
+    }
+  }
 }
 
 /** A group with processes cannot give controllers to groups in it. */

@@ -2,13 +2,13 @@
  * Real control groups and real Postgres. Runs as root where cgroup v2 has the controllers for processors and memory;
  * elsewhere `scripts/with-cgroups.sh` boots a kernel that has them. Not part of `npm test`.
  */
-import { access, readFile } from 'node:fs/promises';
+import { access, readFile, readdir } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { TestEngine } from '../../test/support/computes.ts';
 import { connectAs, openTestEngine, testMajors, testVerifier } from '../../test/support/computes.ts';
 import { waitFor } from '../../test/support/wait.ts';
-import { createLogger } from '../lib/log.ts';
+import { createLogger, silentLogger } from '../lib/log.ts';
 import { readPostmaster } from '../postgres/server.ts';
 import { findCgroups, thisMachine } from './cgroups.ts';
 import { openComputeLimits, type LimitMode } from './limits.ts';
@@ -122,6 +122,20 @@ describe('hard', () => {
     await expect(access(group)).rejects.toThrow('ENOENT');
   });
 });
+
+test('what was made for a data directory goes when its Ballast stops', async () => {
+  const place = await findCgroups(await thisMachine());
+  const groups = async () => (await readdir(place.available ? place.parent : '/nonexistent')).filter(isComputesGroup);
+  const before = await groups();
+  const { limits } = await openComputeLimits({ asked: 'hard', dataDirectory: '/another', logger: silentLogger() });
+  const one = await limits.open('ep-a');
+  expect((await groups()).length).toBe(before.length + 1);
+  await one!.remove();
+  await limits.close();
+  expect(await groups()).toEqual(before);
+});
+
+const isComputesGroup = (name: string) => /^ballast-[0-9a-f]{8}$/.test(name);
 
 test('shares: a weight, and no limit', async () => {
   const supervisor = await supervisorWith('shares');

@@ -53,6 +53,7 @@ function recorded(): ComputeLimits {
     },
     removeStale: async (running) => void events.push(`keep ${[...running].toSorted().join(' ')}`),
     look: () => undefined,
+    close: async () => undefined,
   };
 }
 

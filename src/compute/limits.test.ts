@@ -47,7 +47,11 @@ class FakeCgroup implements Cgroup {
 function fixture(mode: LimitMode) {
   const cgroup = new FakeCgroup();
   let nowMs = 1000;
-  const cgroups: Cgroups = { create: async () => cgroup, removeStale: async () => undefined };
+  const cgroups: Cgroups = {
+    create: async () => cgroup,
+    removeStale: async () => undefined,
+    close: async () => undefined,
+  };
   const limits = createComputeLimits({
     mode,
     cgroups,

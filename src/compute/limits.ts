@@ -53,6 +53,8 @@ export interface ComputeLimits {
   removeStale(running: ReadonlySet<string>): Promise<void>;
   /** Looks at every compute that may grow or shrink; runs by itself once a second while there is one. */
   look(): void;
+  /** After the last compute has gone. Never throws. */
+  close(): Promise<void>;
 }
 
 export const NO_COMPUTE_LIMITS: ComputeLimits = {
@@ -60,6 +62,7 @@ export const NO_COMPUTE_LIMITS: ComputeLimits = {
   adopt: async () => undefined,
   removeStale: async () => undefined,
   look: () => undefined,
+  close: async () => undefined,
 };
 
 export interface LimitsOptions {
@@ -118,6 +121,10 @@ export function createComputeLimits(options: LimitsOptions): ComputeLimits {
     },
     removeStale: async (running) => void (await tried(logger, undefined, async () => cgroups?.removeStale(running))),
     look: () => look(state),
+    close: async () => {
+      if (state.timer) clearInterval(state.timer);
+      await cgroups?.close();
+    },
   };
 }
 
