@@ -312,7 +312,7 @@ describe.skipIf(missing !== '')(`a small pool ${missing}`, () => {
       expect((await engine.storage.poolStatus()).watermark).toBe('full');
       await rm(filler);
       // XFS gives the blocks of a deleted file back in the background.
-      await expect.poll(async () => (await engine.storage.poolStatus()).watermark, { timeout: 30_000 }).toBe('ok');
+      await expect.poll(async () => (await engine.storage.poolStatus()).watermark).toBe('ok');
       await engine.child('child', 'main');
       expect(await readdir(pool.directory)).toContain('reserve');
     } finally {

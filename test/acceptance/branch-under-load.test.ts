@@ -26,7 +26,7 @@ let writer: LedgerWriter | undefined;
 
 beforeAll(async () => {
   ballast = await Ballast.boot();
-}, 150_000);
+}, 300_000);
 
 afterAll(async () => {
   load?.kill('SIGKILL');
@@ -109,7 +109,7 @@ test(`${BRANCHES} branches of a busy parent: each a prefix of the ledger, each s
   const [row] = await query(parent.uri, 'select count(*)::int as count, max(n)::int as max from ledger');
   expect(row.count).toBe(row.max);
   expect(row.max).toBeGreaterThanOrEqual(writer.last);
-}, 240_000);
+}, 600_000);
 
 test('a parent keeps its commits when it is branched while it goes to sleep and wakes', async () => {
   load?.kill('SIGKILL');

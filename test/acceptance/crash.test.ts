@@ -26,7 +26,7 @@ beforeAll(async () => {
   ballast = await Ballast.boot();
   parent = await ballast.api.createProject({ name: 'survivor' });
   await query(parent.uri, 'create table ledger (n int primary key)');
-}, 150_000);
+}, 300_000);
 
 afterAll(async () => {
   await ballast?.destroy();
@@ -104,7 +104,7 @@ async function expectConverged(): Promise<void> {
   }
   // A branch that was restored has a timeline of another name, so they are counted. Deleted projects keep their data.
   const wanted = known.branches.map((branch) => branch.projectId).toSorted();
-  const poll = { timeout: 30_000, interval: 50 };
+  const poll = { timeout: 60_000, interval: 50 };
   const there = async () => {
     const { projects } = await ballast.api.call('GET', '/projects?recoverable=true&limit=400');
     const deleted = new Set((projects as { id: string }[]).map(({ id }) => id));
@@ -208,7 +208,7 @@ test.each(Object.keys(ACTIONS))(
     }
     await removeNewcomers();
   },
-  180_000,
+  600_000,
 );
 
 test('after all that it stops cleanly and starts again', async () => {

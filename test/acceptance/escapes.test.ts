@@ -15,7 +15,7 @@ let ballast: Ballast;
 
 beforeAll(async () => {
   ballast = await Ballast.boot();
-}, 150_000);
+}, 300_000);
 
 afterAll(async () => {
   await ballast?.destroy();
@@ -83,7 +83,7 @@ describe.each(majorsAtHand())('PostgreSQL %i', (major) => {
       pg_version: major,
       settings: { enable_logical_replication: true },
     });
-  }, 90_000);
+  }, 300_000);
 
   afterAll(async () => {
     if (place !== undefined) await ballast.api.call('DELETE', `/projects/${place.projectId}`).catch(() => {});

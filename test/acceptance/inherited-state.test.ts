@@ -28,7 +28,7 @@ beforeAll(async () => {
   await query(parent.uri, "select pg_create_logical_replication_slot('held', 'test_decoding')");
   await query(source.uri, 'insert into feed values (1)');
   await waitFor('the first change to arrive', async () => (await rows(parent)).includes(1));
-}, 180_000);
+}, 600_000);
 
 afterAll(async () => {
   await ballast?.destroy();

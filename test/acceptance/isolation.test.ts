@@ -12,7 +12,7 @@ let ballast: Ballast;
 
 beforeAll(async () => {
   ballast = await Ballast.boot();
-}, 150_000);
+}, 300_000);
 
 afterAll(async () => {
   await ballast?.destroy();
@@ -63,7 +63,7 @@ test(`writes stay on their side at depth 1 and at depth ${DEPTH}`, async () => {
   }
   expect(await marks(root)).not.toContain('1-child');
   expect(await marks(deepest)).toContain('1-child');
-}, 180_000);
+}, 600_000);
 
 test('a branch of a branch that never had an endpoint holds what its grandparent had', async () => {
   const root = await ballast.api.createProject({ name: 'unstarted' });

@@ -32,7 +32,7 @@ beforeAll(async () => {
     await pause(20);
   }
   await query(place.uri, 'drop table fruit');
-}, 150_000);
+}, 300_000);
 
 afterAll(async () => {
   await ballast?.destroy();
@@ -133,7 +133,7 @@ test('passwords are those of that time: one that was changed since opens the pre
   }
 });
 
-test('it goes when nobody has used it for half a minute; a transaction keeps it', { timeout: 120_000 }, async () => {
+test('it goes when nobody has used it for half a minute; a transaction keeps it', { timeout: 300_000 }, async () => {
   const client = await connect(uriAt(`neon_lsn:${moments[1]!.lsn}`));
   await client.query('begin');
   await waitFor('the unused ones to go', async () => (await computes()).length > 0 && (await computes()).length < 8, {

@@ -36,7 +36,7 @@ const branches = new Map<string, Branch>();
 
 beforeAll(async () => {
   ballast = await Ballast.boot();
-}, 150_000);
+}, 300_000);
 
 afterAll(async () => {
   await ballast?.destroy();
@@ -202,4 +202,4 @@ test(`${STEPS} random steps (seed ${seed})`, async () => {
   const { operations } = await ballast.api.call('GET', `/projects/${main.projectId}/operations?limit=1000`);
   const bad = operations.filter((operation: { status: string }) => !['finished', 'skipped'].includes(operation.status));
   expect(bad).toEqual([]);
-}, 300_000);
+}, 600_000);

@@ -101,7 +101,7 @@ describe('roles', () => {
 
 describe('databases', () => {
   test('made, renamed and dropped by SQL follow in the API', async () => {
-    const listed = () => expect.poll(() => names('databases'), { timeout: 30_000 });
+    const listed = () => expect.poll(() => names('databases'));
     await query(place.uri, 'create database by_sql');
     await listed().toContain('by_sql');
     await query(place.uri, 'alter database by_sql rename to renamed_by_sql');

@@ -8,6 +8,7 @@ import { childPlace, type Place } from '../support/api.ts';
 import { Ballast } from '../support/ballast.ts';
 import { judgeLedger, LedgerWriter } from '../support/ledger.ts';
 import { query, scalar } from '../support/sql.ts';
+import { waitFor } from '../support/wait.ts';
 
 const BRANCHES = 50;
 const HISTORY_MS = 8_000;
@@ -20,7 +21,7 @@ let writer: LedgerWriter | undefined;
 
 beforeAll(async () => {
   ballast = await Ballast.boot();
-}, 150_000);
+}, 300_000);
 
 afterAll(async () => {
   await writer?.stop();
@@ -67,6 +68,7 @@ test(`${BRANCHES} branches at random points of a running ledger's past`, async (
   let enough = false;
   const noting = notePositions(parent, () => enough);
   await pause(HISTORY_MS);
+  await waitFor('some history', async () => writer!.commits.length > 200);
   enough = true;
   const positions = await noting;
   const pick = <T>(list: readonly T[]): T => list[Math.floor(Math.random() * list.length)]!;
@@ -103,7 +105,7 @@ test(`${BRANCHES} branches at random points of a running ledger's past`, async (
   await judgeLedger(asleep.uri, positions[0]!.atLeast, positions[0]!.atMost);
   expect(await ballast.api.endpointState(parent)).toBe('idle');
   expect(Number(await scalar(parent.uri, 'select max(n)::int from ledger'))).toBeGreaterThanOrEqual(last);
-}, 300_000);
+}, 600_000);
 
 test('points that are nowhere are refused clearly', async () => {
   const parent = await ballast.api.createProject({ name: 'refusals' });

@@ -73,7 +73,7 @@ export function createApi(baseUrl: string, apiKey: string) {
   }
 
   /** Waits until each operation has ended and gives them back; throws unless all ended well. */
-  async function settle(answer: { operations?: Operation[] | undefined }, timeoutMs = 60_000): Promise<Operation[]> {
+  async function settle(answer: { operations?: Operation[] | undefined }, timeoutMs = 120_000): Promise<Operation[]> {
     const ended: Operation[] = [];
     for (const operation of answer.operations ?? []) {
       const last = await waitFor(
@@ -127,7 +127,7 @@ export function createApi(baseUrl: string, apiKey: string) {
     return operations.filter((operation) => !TERMINAL.has(operation.status));
   }
 
-  async function idle(projectId: string, timeoutMs = 60_000, intervalMs = 25): Promise<void> {
+  async function idle(projectId: string, timeoutMs = 120_000, intervalMs = 25): Promise<void> {
     await waitFor(`operations of ${projectId}`, async () => (await unfinished(projectId)).length === 0, {
       timeoutMs,
       intervalMs,

@@ -73,7 +73,7 @@ export const neonSdk = (ballast: Ballast) =>
   });
 
 export const neonApiClient = (ballast: Ballast) =>
-  createApiClient({ apiKey: ballast.api.apiKey, baseURL: ballast.baseUrl, timeout: 30_000 });
+  createApiClient({ apiKey: ballast.api.apiKey, baseURL: ballast.baseUrl, timeout: 60_000 });
 
 const PSQL = ['/usr/bin/psql', '/usr/local/bin/psql', '/opt/homebrew/bin/psql'].find((file) => existsSync(file));
 export const hasPsql = PSQL !== undefined;

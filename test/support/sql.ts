@@ -4,7 +4,7 @@
 import pg from 'pg';
 import type { Place } from './api.ts';
 
-const CONNECT_TIMEOUT_MS = 30_000;
+const CONNECT_TIMEOUT_MS = 120_000;
 
 /** A connected client; the caller ends it. A connection that breaks while idle is not an uncaught error. */
 export async function connect(uri: string, options: pg.ClientConfig = {}): Promise<pg.Client> {
