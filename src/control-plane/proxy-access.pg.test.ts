@@ -185,6 +185,7 @@ describe('endpoint and verifier', () => {
       allowedIps: [],
       blockPublicConnections: false,
       maxConnections: expect.any(Number) as number,
+      jwks: [],
     });
     expect(await access.verifier(await known(), 'owner')).toBe(VERIFIER);
     expect(await access.verifier(await known(), 'nobody')).toBeUndefined();
@@ -292,6 +293,7 @@ describe('wake', () => {
     await db.catalog.query('update endpoints set started_at = null where id = $1', [branch.endpointId]);
     expect(await access.wake(endpoint, { signal: signal() })).toEqual({
       path: expect.stringContaining('.s.PGSQL.') as unknown,
+      woken: true,
     });
     finish();
   });
@@ -346,7 +348,7 @@ describe('wake', () => {
     engine.computes.set(branch.endpointId, { timeline: branch } as never);
     const stale = await access.wake(await known(), { signal: signal() });
     expect(await operations()).toEqual([]);
-    expect(await access.wake(await known(), { signal: signal(), stale })).toEqual(stale);
+    expect(await access.wake(await known(), { signal: signal(), stale })).toEqual({ ...stale, woken: true });
     expect(await endedOperations()).toEqual([{ action: 'start_compute', status: 'finished' }]);
   });
 
