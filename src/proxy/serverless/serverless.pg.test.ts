@@ -10,6 +10,7 @@ import type { PlainPostgres } from '../../../test/support/plain-postgres.ts';
 import { rawClient, startTestProxy } from '../../../test/support/proxy.ts';
 import type { TestProxy } from '../../../test/support/proxy.ts';
 import { waitFor } from '../../../test/support/wait.ts';
+import { buildVerifier } from '../../postgres/wire/scram.ts';
 import { encoderOf } from './types.ts';
 
 let postgres: PlainPostgres;
@@ -224,6 +225,32 @@ describe('an error', () => {
 
   test('of a NUL in the query stays inside the message', async () => {
     expect(await answer({ query: 'select 1\0select 2' })).toMatchObject({ code: '22021' });
+  });
+});
+
+describe('who has entered before', () => {
+  test('is asked again once the password, the addresses or the endpoint are others', async () => {
+    const verifier = proxy.verifiers.get('me')!;
+    const others = await buildVerifier('another password');
+    const endpoint = proxy.endpoints.get('ep-test')!;
+    const changes: [() => void, RegExp][] = [
+      [() => proxy.verifiers.set('me', others), /password authentication failed/],
+      [() => proxy.verifiers.delete('me'), /password authentication failed/],
+      [() => proxy.endpoints.set('ep-test', { ...endpoint, allowedIps: ['192.0.2.1'] }), /not allowed to connect/],
+      [() => proxy.endpoints.set('ep-test', { ...endpoint, disabled: true }), /has been disabled/],
+      [() => proxy.endpoints.delete('ep-test'), /could not be found/],
+    ];
+    for (const [change, message] of changes) {
+      expect(await answer({ query: 'select 1 as one' })).toMatchObject({ rows: [{ one: 1 }] });
+      change();
+      try {
+        expect((await answer({ query: 'select 1' })).message).toMatch(message);
+      } finally {
+        proxy.verifiers.set('me', verifier);
+        proxy.endpoints.set('ep-test', endpoint);
+      }
+    }
+    expect(await answer({ query: 'select 1 as one' })).toMatchObject({ rows: [{ one: 1 }] });
   });
 });
 

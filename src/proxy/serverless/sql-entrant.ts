@@ -2,7 +2,7 @@
  * Who sends a query over HTTP, by its headers: a role with its password, or a JWT that may stand for the role.
  * Checked before a byte of the body is read; nothing is woken by it.
  */
-import { createHmac, randomBytes } from 'node:crypto';
+import { hash, randomBytes } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { TLSSocket } from 'node:tls';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -63,7 +63,7 @@ export function createEntrances(maxEntries = 1_000): Entrances {
   const secret = randomBytes(32).toString('base64');
   const known = new Map<string, Entrance>();
   return {
-    idOf: (connectionString) => createHmac('sha256', secret).update(connectionString).digest('base64'),
+    idOf: (connectionString) => hash('sha256', secret + connectionString, 'base64'),
     get: (id) => known.get(id),
     note: (id, entrance) => {
       if (known.size >= maxEntries) known.delete(known.keys().next().value!);
