@@ -72,10 +72,11 @@ export interface Driver {
   open(target: Target, options?: OpenOptions): Promise<Session>;
   /** Says why the driver cannot run on this machine; undefined when it can. */
   missing?: string;
+  /** Of the list, for drivers that stand on others which run all of it. */
+  only?: RegExp;
   /** By behaviour: what the driver itself cannot do, with plain Postgres either, and why. */
   cannot?: Readonly<Record<string, string>>;
-  /** Once, before and after all tests. */
-  start?(): Promise<void>;
+  /** After all tests. */
   stop?(): Promise<void>;
 }
 

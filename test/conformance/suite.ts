@@ -9,61 +9,68 @@ import type { Behaviour } from './behaviours/behaviour.ts';
 import { DIFFERENCES, compare, differenceOf } from './differences.ts';
 import { configOf } from './drivers/pg.ts';
 import { observation } from './observe.ts';
-import { startEnds, type Ends, type Target } from './paths.ts';
+import { startEnds, type Ends, type Path, type Target } from './paths.ts';
 import { settle, type Capability, type Driver, type Session } from './session.ts';
 
 const BOOT_TIMEOUT_MS = 240_000;
 
-export function conform(driver: Driver): void {
-  const missing = driver.missing === undefined ? '' : ` (skipped: ${driver.missing})`;
-  describe.skipIf(driver.missing !== undefined)(`${driver.name}${missing}`, () => {
-    let ends: Ends;
-    let admins: ReturnType<typeof createAdmins>;
-    const references = new Map<string, Promise<unknown>>();
+/** The drivers of a file share one Ballast and one plain Postgres. */
+export function conform(...drivers: readonly Driver[]): void {
+  let ends: Ends;
+  let admins: ReturnType<typeof createAdmins>;
 
-    beforeAll(async () => {
-      ends = await startEnds();
-      admins = createAdmins(ends);
-      await driver.start?.();
-    }, BOOT_TIMEOUT_MS);
+  beforeAll(async () => {
+    if (drivers.every(({ missing }) => missing !== undefined)) return;
+    ends = await startEnds();
+    admins = createAdmins(ends);
+  }, BOOT_TIMEOUT_MS);
 
-    afterAll(async () => {
-      await driver.stop?.();
-      await admins?.end();
-      await ends?.stop();
-    }, BOOT_TIMEOUT_MS);
+  afterAll(async () => {
+    for (const driver of drivers) await driver.stop?.();
+    await admins?.end();
+    await ends?.stop();
+  }, BOOT_TIMEOUT_MS);
 
-    const look = async (behaviour: Behaviour, target: Target) =>
-      observe(driver, behaviour, target, await admins.prepare(target, behaviour.setup));
-    const reference = (behaviour: Behaviour) => {
-      const known = references.get(behaviour.name) ?? look(behaviour, ends.plain);
-      references.set(behaviour.name, known);
-      return known;
-    };
+  const look = async (driver: Driver, behaviour: Behaviour, target: Target) =>
+    observe(driver, behaviour, target, await admins.prepare(target, behaviour.setup));
 
-    for (const path of driver.paths) {
-      // Over HTTP each statement is a session of its own.
-      const sessions = path === 'http' ? [] : (['session', 'startup'] as const);
-      const can = new Set<Capability>([...driver.can(path), ...sessions]);
-      describe(`path ${path}`, () => {
-        const able = BEHAVIOURS.filter(
-          ({ name, needs = [] }) => !driver.cannot?.[name] && needs.every((each) => can.has(each)),
-        );
-        for (const behaviour of able) {
-          const difference = differenceOf(driver.name, path, behaviour.name);
-          const note = difference === undefined ? '' : `: differs (${difference.reason})`;
-          test(`${behaviour.name}${note}`, async () => {
+  for (const driver of drivers) {
+    const missing = driver.missing === undefined ? '' : ` (skipped: ${driver.missing})`;
+    describe.skipIf(driver.missing !== undefined)(`${driver.name}${missing}`, () => {
+      const references = new Map<string, Promise<unknown>>();
+      const reference = (behaviour: Behaviour) => {
+        const known = references.get(behaviour.name) ?? look(driver, behaviour, ends.plain);
+        references.set(behaviour.name, known);
+        return known;
+      };
+      describe.each(driver.paths)('path %s', (path) => {
+        for (const { title, behaviour, difference } of behavioursOf(driver, path)) {
+          test(`${title}`, async () => {
             const expected = await reference(behaviour);
-            compare(await look(behaviour, ends.ballast[path]), expected, difference);
+            compare(await look(driver, behaviour, ends.ballast[path]), expected, difference);
           });
         }
       });
-    }
-
-    test('every difference on the list is one of a behaviour', () => {
-      const names = new Set(BEHAVIOURS.map(({ name }) => name));
-      expect(DIFFERENCES.filter(({ behaviour }) => !names.has(behaviour))).toEqual([]);
     });
+  }
+
+  test('every difference on the list is one of a behaviour', () => {
+    const names = new Set(BEHAVIOURS.map(({ name }) => name));
+    expect(DIFFERENCES.filter(({ behaviour }) => !names.has(behaviour))).toEqual([]);
+  });
+}
+
+function behavioursOf(driver: Driver, path: Path) {
+  // Over HTTP each statement is a session of its own.
+  const sessions = path === 'http' ? [] : (['session', 'startup'] as const);
+  const can = new Set<Capability>([...driver.can(path), ...sessions]);
+  return BEHAVIOURS.filter(
+    ({ name, needs = [] }) =>
+      driver.cannot?.[name] === undefined && (driver.only?.test(name) ?? true) && needs.every((each) => can.has(each)),
+  ).map((behaviour) => {
+    const difference = differenceOf(driver.name, path, behaviour.name);
+    const note = difference === undefined ? '' : `: differs (${difference.reason})`;
+    return { title: `${behaviour.name}${note}`, behaviour, difference };
   });
 }
 

@@ -133,7 +133,7 @@ export const sessionBehaviours: Behaviour[] = [
       const shown = await seen(session.query('show application_name'));
       const outside = await seen(
         admin
-          .query("select count(*)::int as n from pg_stat_activity where application_name = 'conform-app'")
+          .query("select count(*) > 0 as there from pg_stat_activity where application_name = 'conform-app'")
           .then(({ rows }) => rows),
       );
       return { shown, outside };

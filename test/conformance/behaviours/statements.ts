@@ -100,14 +100,15 @@ export const statementBehaviours: Behaviour[] = [
     needs: ['prepared'],
     run: async ({ open, seen }) => {
       const session = await open();
-      const twice = [0, 1].flatMap(() => Array.from({ length: 120 }, (_, n) => n));
-      const answers: unknown[] = [];
-      for (const n of twice) {
-        answers.push(
-          await seen(session.prepared!(`statement ${n}`, { text: `select $1::int + ${n} as n`, values: [1000] })),
-        );
-      }
-      return answers;
+      const ask = async () => {
+        const answers: unknown[] = [];
+        for (let n = 0; n < 120; n += 1) {
+          const statement = { text: `select $1::int + ${n} as n`, values: [1000] };
+          answers.push(await seen(session.prepared!(`statement ${n}`, statement)));
+        }
+        return answers;
+      };
+      return { first: await ask(), again: await ask() };
     },
   },
   {

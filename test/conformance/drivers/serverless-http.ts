@@ -85,11 +85,12 @@ const FIELDS = [
 ];
 
 /** Errors of the two are of different classes; the fields of Postgres are what must be the same. */
-async function alike<T>(work: Promise<T>): Promise<T> {
+export async function alike<T>(work: Promise<T>): Promise<T> {
   try {
     return await work;
   } catch (error) {
-    const given = error as Error & Record<string, unknown>;
+    const outer = error as Error;
+    const given = (outer.cause instanceof Error ? outer.cause : outer) as Error & Record<string, unknown>;
     const same: Record<string, unknown> & Error = new Error(given.message) as never;
     for (const field of FIELDS) same[field] = given[field] ?? null;
     throw same;

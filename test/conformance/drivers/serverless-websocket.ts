@@ -6,6 +6,14 @@ import { type Driver, type Heard, type OpenOptions, type Session } from '../sess
 import { startBridge, type Bridge } from '../websocket-bridge.ts';
 
 const LOOPBACK = { address: '127.0.0.1', family: 4 };
+
+/** Names below localhost do not resolve on every machine; which host is meant must reach the server all the same. */
+class LocalWebSocket extends WebSocket {
+  constructor(url: string) {
+    super(url, { lookup: (_host, { all }, done) => (all ? done(null, [LOOPBACK]) : done(null, '127.0.0.1', 4)) });
+  }
+}
+
 let bridge: Promise<Bridge> | undefined;
 
 export const websocketDriver: Driver = {
@@ -13,12 +21,16 @@ export const websocketDriver: Driver = {
   paths: ['websocket'],
   can: () => ['script', 'prepared', 'listen', 'notices', 'destroy'],
   open,
-  stop: async () => (await bridge)?.close(),
+  stop: closeBridge,
 };
+
+export async function closeBridge(): Promise<void> {
+  await (await bridge)?.close();
+}
 
 /** Sets the driver's global settings: its pool and the query builders have no others. */
 export async function pointWebSockets(target: Target): Promise<void> {
-  neonConfig.webSocketConstructor = WebSocket;
+  neonConfig.webSocketConstructor = LocalWebSocket;
   neonConfig.useSecureWebSocket = false;
   if (target.path === 'plain') {
     bridge ??= startBridge(target.port, target.host);
@@ -49,10 +61,9 @@ async function open(target: Target, options: OpenOptions = {}): Promise<Session>
   const client = new Client(websocketConfig(target, options));
   client.on('error', () => {});
   const sockets: WebSocket[] = [];
-  client.neonConfig.webSocketConstructor = class extends WebSocket {
+  client.neonConfig.webSocketConstructor = class extends LocalWebSocket {
     constructor(url: string) {
-      // Names below localhost do not resolve on every machine; which host is meant must reach the server all the same.
-      super(url, { lookup: (_host, { all }, done) => (all ? done(null, [LOOPBACK]) : done(null, '127.0.0.1', 4)) });
+      super(url);
       sockets.push(this);
     }
   };

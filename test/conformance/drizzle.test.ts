@@ -1,0 +1,4 @@
+import { drizzleDrivers } from './drivers/drizzle.ts';
+import { conform } from './suite.ts';
+
+conform(...drizzleDrivers);

@@ -1,0 +1,4 @@
+import { kyselyDriver } from './drivers/kysely.ts';
+import { conform } from './suite.ts';
+
+conform(kyselyDriver);
