@@ -150,7 +150,10 @@ export async function openComputeLimits(options: {
 async function prepare(mode: LimitMode, dataDirectory: string): Promise<LimitStatus & { cgroups?: Cgroups }> {
   if (mode === 'off') return { mode };
   const place = await findCgroups(await thisMachine());
-  if (!place.available) return { mode: 'off', missing: place };
+  if (!place.available) {
+    const { reason, fix } = place;
+    return { mode: 'off', missing: { reason, ...(fix !== undefined && { fix }) } };
+  }
   try {
     return { mode, cgroups: await openCgroups(place, dataDirectory) };
   } catch (error) {
