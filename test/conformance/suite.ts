@@ -10,12 +10,14 @@ import { DIFFERENCES, compare, differenceOf } from './differences.ts';
 import { configOf } from './drivers/pg.ts';
 import { observation } from './observe.ts';
 import { startEnds, type Ends, type Path, type Target } from './paths.ts';
+import { isLeftOut } from './left-out.ts';
 import { settle, type Capability, type Driver, type Session } from './session.ts';
 
 const BOOT_TIMEOUT_MS = 240_000;
 
 /** The drivers of a file share one Ballast and one plain Postgres. */
-export function conform(...drivers: readonly Driver[]): void {
+export function conform(...offered: readonly Driver[]): void {
+  const drivers = offered.filter(({ name }) => !isLeftOut(name));
   let ends: Ends;
   let admins: ReturnType<typeof createAdmins>;
 
