@@ -64,7 +64,9 @@ describe.each(await testMajors())('PostgreSQL %i', (major) => {
     startedAt = await startTime();
     await expect(enter('authenticated')).rejects.toThrow(/password/);
     await engine.supervisor.start({ ...spec, jwtRoles: ['authenticated', 'Büro', 'cloud_admin', '/.*', '+owner'] }, []);
-    await waitFor('the login', async () => (await enter('authenticated').catch(() => undefined)) !== undefined);
+    await waitFor('the login', async () => (await enter('authenticated').catch(() => undefined)) !== undefined, {
+      timeoutMs: 60_000,
+    });
     await owner.query('create extension pg_session_jwt');
     await owner.query(`create table notes (who text default auth.user_id(), body text);
       alter table notes enable row level security;
@@ -190,6 +192,8 @@ describe.each(await testMajors())('PostgreSQL %i', (major) => {
     );
     expect(await processId(await enter('Büro'))).toBeGreaterThan(0);
     await later.start({ ...spec, jwtRoles: ['authenticated', 'Büro'] }, []);
-    await waitFor('the login', async () => (await enter('authenticated').catch(() => undefined)) !== undefined);
+    await waitFor('the login', async () => (await enter('authenticated').catch(() => undefined)) !== undefined, {
+      timeoutMs: 60_000,
+    });
   });
 });

@@ -136,7 +136,7 @@ describe('published keys', () => {
     await check(token, asked.url, { sets });
     passMs(301_000);
     await check(token, asked.url, { sets });
-    await waitFor('the question', async () => asked.asked() === 2);
+    await waitFor('the question', async () => asked.asked() === 2, { timeoutMs: 60_000 });
     await asked.close();
     passMs(1_000_000);
     await check(token, asked.url, { sets });
