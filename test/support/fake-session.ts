@@ -62,7 +62,8 @@ export class FakeSession {
     const answers: Buffer[] = [];
     while (this.#reading || this.running === undefined) {
       if (this.#input.length < HEADER) break;
-      const end = 1 + this.#input.readInt32BE(1);
+      // Garbage may claim any length: the rest of it never comes.
+      const end = 1 + this.#input.readUInt32BE(1);
       if (this.#input.length < end) break;
       const type = this.#input.toString('latin1', 0, 1);
       const body = this.#input.toString('latin1', HEADER, end);

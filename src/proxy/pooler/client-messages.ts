@@ -296,6 +296,7 @@ function replace(sending: Sending, at: number, end: number, message: Buffer): vo
 
 function takeParse(sending: Sending, at: number, end: number): number | Buffer {
   const { client, server, bytes } = sending;
+  if (end <= at + HEADER) return protocolViolation('invalid message format');
   if (bytes.length <= at + HEADER) return INCOMPLETE;
   if (bytes[at + HEADER] === 0) return takeUnnamedParse(sending, at, end);
   if (end - at > MAX_STATEMENT_BYTES) return protocolViolation('statement is too long for a pooled connection');

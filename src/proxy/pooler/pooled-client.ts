@@ -149,7 +149,7 @@ export class PooledClient {
       this.#want();
       return;
     }
-    this.fail(server.lastError ?? CONNECTION_LOST);
+    this.fail(server.isMidMessage ? EMPTY : (server.lastError ?? CONNECTION_LOST));
   }
 
   /** It is not welcome, and will be told so by others. */
@@ -161,7 +161,7 @@ export class PooledClient {
   /** Ends the session with an error. */
   fail(error: Buffer): void {
     if (this.gone) return;
-    if (!this.wire.destroyed) this.wire.end(error);
+    if (!this.wire.destroyed) this.wire.end(this.server?.isMidMessage ? EMPTY : error);
     this.#forsake();
     this.#go();
   }

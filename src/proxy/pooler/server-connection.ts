@@ -110,6 +110,11 @@ export class ServerConnection {
     return this.requests.size === 0 && !this.copyIn && this.#passing === 0;
   }
 
+  /** The client has got the beginning of a message and waits for the rest: nothing else can be said to it. */
+  get isMidMessage(): boolean {
+    return this.#passing > 0 && !this.#dropping;
+  }
+
   /** Runs statements of the pooler's own; nothing of it reaches a client. */
   runOwn(sql: string, done: (error: Buffer | undefined) => void): void {
     // A simple query takes the unnamed statement with it.
