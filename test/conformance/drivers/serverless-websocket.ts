@@ -29,18 +29,18 @@ export async function closeBridge(): Promise<void> {
 }
 
 /** Sets the driver's global settings: its pool and the query builders have no others. */
-export async function pointWebSockets(target: Target): Promise<void> {
-  neonConfig.webSocketConstructor = LocalWebSocket;
-  neonConfig.useSecureWebSocket = false;
+export async function pointWebSockets(target: Target, config = neonConfig): Promise<void> {
+  config.webSocketConstructor = LocalWebSocket;
+  config.useSecureWebSocket = false;
   if (target.path === 'plain') {
     bridge ??= startBridge(target.port, target.host);
     const { address } = await bridge;
-    neonConfig.wsProxy = () => address;
+    config.wsProxy = () => address;
     // Plain Postgres asks for SCRAM; the driver guesses a cleartext password otherwise.
-    neonConfig.pipelineConnect = false;
+    config.pipelineConnect = false;
   } else {
-    neonConfig.wsProxy = target.wsProxy!;
-    neonConfig.pipelineConnect = 'password';
+    config.wsProxy = target.wsProxy!;
+    config.pipelineConnect = 'password';
   }
 }
 

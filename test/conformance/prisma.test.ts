@@ -1,0 +1,4 @@
+import { prismaDrivers } from './drivers/prisma.ts';
+import { conform } from './suite.ts';
+
+conform(...prismaDrivers);
