@@ -7,9 +7,10 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { insertBranch, insertProject } from '../test/support/catalog-rows.ts';
 import { openTestCatalog, type TestCatalog } from '../test/support/catalog.ts';
 import { describeProject, projectTables, type ProjectDescription } from './catalog/descriptions.ts';
+import { insertJwks, listJwks } from './catalog/jwks.ts';
 import { rebuild } from './catalog-rebuild.ts';
 import { readConfig } from './config.ts';
-import { newSnapshotId } from './lib/ids.ts';
+import { newSnapshotId, newUuid } from './lib/ids.ts';
 import type { TimelineRecord } from './storage/types.ts';
 
 let before: TestCatalog;
@@ -94,6 +95,22 @@ test('organizations and users keep their ids, also where a start had made others
   const [want] = await before.catalog.query('select org_id, owner_id from projects');
   expect(await rows('select org_id, owner_id from projects')).toEqual([want]);
   expect(await rows('select count(*) as organizations from organizations')).toEqual([{ organizations: 1 }]);
+});
+
+test('whose JWTs may log in is remembered', async () => {
+  const { projectId, root } = await makeProject();
+  for (const branchId of [null, root]) {
+    const url = 'https://keys.example.com/jwks.json';
+    await insertJwks(before.catalog, {
+      ...{ id: newUuid(), projectId, branchId, jwksUrl: url, providerName: 'example', jwtAudience: null },
+      roleNames: ['authenticated', 'Büro'],
+    });
+  }
+  await describe(projectId);
+  await run();
+  const wanted = await listJwks(before.catalog, projectId);
+  expect(wanted).toHaveLength(2);
+  expect(await listJwks(after.catalog, projectId)).toEqual(wanted);
 });
 
 test('a description that names nobody belongs to the owner', async () => {
