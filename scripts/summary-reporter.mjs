@@ -1,6 +1,6 @@
 /**
- * Vitest reporter: names every test that was skipped or run twice, so that nothing happens silently, and leaves the counts in
- * .cache/test-summary.json for run.mjs. With BALLAST_CI=1 the machine is supposed to have every prerequisite, so a
+ * Vitest reporter: names every test that was skipped or run twice, so that nothing happens silently, and leaves the counts
+ * and the files that failed in .cache/test-summary.json for run.mjs. With BALLAST_CI=1 the machine is supposed to have every prerequisite, so a
  * skipped test fails the run.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -31,7 +31,10 @@ export default class SummaryReporter {
       (module) => module.state() === 'failed' && named(module, 'failed').length === 0,
     ).length;
     const failed = count('failed') + broken + unhandledErrors.length + (strict ? skipped.length : 0);
-    const summary = { passed: count('passed'), failed, skipped: skipped.length };
+    const failedFiles = modules
+      .filter((module) => module.state() === 'failed')
+      .map((module) => ({ file: module.relativeModuleId, passed: named(module, 'passed').length }));
+    const summary = { passed: count('passed'), failed, failedFiles, unhandledErrors: unhandledErrors.length };
     mkdirSync(path.dirname(SUMMARY_FILE), { recursive: true });
     writeFileSync(SUMMARY_FILE, JSON.stringify(summary));
   }

@@ -14,6 +14,7 @@ import {
   rmSync,
   statSync,
 } from 'node:fs';
+import { randomInt } from 'node:crypto';
 import { createServer } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -214,12 +215,18 @@ export function openSocketDirectory(product, compute) {
   return directory;
 }
 
-export function freePort() {
+/** Below those that the kernel gives to outgoing connections, of which a bench opens thousands. */
+export async function freePort() {
+  for (;;) {
+    const port = 12_000 + randomInt(20_000);
+    if (await isFree(port)) return port;
+  }
+}
+
+function isFree(port) {
   return new Promise((resolve) => {
     const server = createServer();
-    server.listen(0, '127.0.0.1', () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
+    server.once('error', () => resolve(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
   });
 }

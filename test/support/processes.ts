@@ -2,6 +2,7 @@
  * Looks at the machine from outside: which processes belong to a directory, which sockets listen there, which ports
  * are free. Linux reads /proc; elsewhere `ps` and `lsof` are not asked and leak checks see nothing of other users.
  */
+import { randomInt } from 'node:crypto';
 import { readdir, readFile, readlink, realpath } from 'node:fs/promises';
 import { createServer } from 'node:net';
 
@@ -42,16 +43,22 @@ export async function socketsBelow(directories: readonly string[]): Promise<stri
   return [...new Set(paths)];
 }
 
-/** A TCP port that was free a moment ago. */
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
+/** Below those that the kernel gives to outgoing connections: of those, tests open thousands at a time. */
+const PORTS = { first: 12_000, count: 20_000 };
+
+/** A TCP port that was free a moment ago, and that nobody but another test at random will take. */
+export async function freePort(): Promise<number> {
+  for (;;) {
+    const port = PORTS.first + randomInt(PORTS.count);
+    if (await isFree(port)) return port;
+  }
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
     const server = createServer();
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address();
-      const port = typeof address === 'object' && address !== null ? address.port : 0;
-      server.close(() => resolve(port));
-    });
+    server.once('error', () => resolve(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
   });
 }
 
