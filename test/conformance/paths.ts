@@ -34,7 +34,11 @@ export interface Ends {
 const PASSWORD = 'conform';
 
 export async function startEnds(): Promise<Ends> {
-  const [plain, ballast] = await Promise.all([bootPlain(), bootBallast()]);
+  const plain = await bootPlain();
+  const ballast = await bootBallast().catch(async (error: unknown) => {
+    await plain.server.stop();
+    throw error;
+  });
   return {
     plain: plain.target,
     ballast: ballast.targets,

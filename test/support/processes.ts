@@ -45,11 +45,14 @@ export async function socketsBelow(directories: readonly string[]): Promise<stri
 
 /** Below those that the kernel gives to outgoing connections: of those, tests open thousands at a time. */
 const PORTS = { first: 12_000, count: 20_000 };
+const given = new Set<number>();
 
 /** A TCP port that was free a moment ago, and that nobody but another test at random will take. */
 export async function freePort(): Promise<number> {
   for (;;) {
     const port = PORTS.first + randomInt(PORTS.count);
+    if (given.has(port)) continue;
+    given.add(port);
     if (await isFree(port)) return port;
   }
 }
