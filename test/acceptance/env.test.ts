@@ -7,6 +7,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { isLeftOut } from '../support/left-out.ts';
 import type { Place } from '../support/api.ts';
 import { Ballast, REPOSITORY } from '../support/ballast.ts';
 import { hasPsql, runProgram, type Ran } from '../support/clients.ts';
@@ -91,7 +92,7 @@ const withUri = (uri: string): NodeJS.ProcessEnv => ({
 });
 const caFile = () => path.join(ballast.dataDir, 'tls/ca.pem');
 
-describe.each<[driver: string, run: Runner, missing: string | undefined]>([
+const drivers: [driver: string, run: Runner, missing: string | undefined][] = [
   ['pg', node, undefined],
   ['postgres', node, undefined],
   ['drizzle', node, undefined],
@@ -100,7 +101,9 @@ describe.each<[driver: string, run: Runner, missing: string | undefined]>([
   ['psql', sh, hasPsql ? undefined : 'psql'],
   ['psycopg', python, hasPsycopg ? undefined : 'python3-psycopg'],
   ['jdbc', java, hasJdbc ? undefined : 'libpostgresql-jdbc-java and a JDK'],
-])('%s', (driver, run, missing) => {
+];
+
+describe.each(drivers.filter(([driver]) => !isLeftOut(driver)))('%s', (driver, run, missing) => {
   test.skipIf(missing !== undefined)(
     `runs as it is printed${missing === undefined ? '' : ` (skipped without ${missing})`}`,
     async () => {

@@ -10,7 +10,7 @@ import { DIFFERENCES, compare, differenceOf } from './differences.ts';
 import { configOf } from './drivers/pg.ts';
 import { observation } from './observe.ts';
 import { startEnds, type Ends, type Path, type Target } from './paths.ts';
-import { isLeftOut } from './left-out.ts';
+import { isLeftOut } from '../support/left-out.ts';
 import { settle, type Capability, type Driver, type Session } from './session.ts';
 
 const BOOT_TIMEOUT_MS = 240_000;

@@ -4,7 +4,7 @@
  */
 const WITHOUT = new Set((process.env['BALLAST_TEST_WITHOUT'] ?? '').toLowerCase().split(' '));
 
-/** By the first word of the driver's name. */
+/** By the first word of the driver's name: psycopg, jdbc, prisma. */
 export function isLeftOut(name: string): boolean {
   return WITHOUT.has(name.toLowerCase().split(' ')[0]!);
 }
