@@ -113,6 +113,23 @@ test('whose JWTs may log in is remembered', async () => {
   expect(await listJwks(after.catalog, projectId)).toEqual(wanted);
 });
 
+test('a description of an earlier release lacks columns, and may have others', async () => {
+  const { projectId, root } = await makeProject();
+  await before.catalog.query(
+    `insert into roles (project_id, branch_id, name, state) values ($1, $2, 'owner', 'ready')`,
+    [projectId, root],
+  );
+  await describe(projectId, ({ tables }) => {
+    for (const role of tables['roles']!) {
+      delete role['plain'];
+      role['forgotten'] = true;
+    }
+  });
+  const { problems } = await run();
+  expect(problems).toEqual([]);
+  expect(await rows('select name, plain from roles')).toEqual([{ name: 'owner', plain: false }]);
+});
+
 test('a description that names nobody belongs to the owner', async () => {
   const { projectId } = await makeProject();
   await describe(projectId, (description) => delete description.people);

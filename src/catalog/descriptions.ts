@@ -135,10 +135,18 @@ export async function insertDescription(tx: Queryable, description: ProjectDescr
   for (const table of await projectTables(tx)) await insertRows(tx, table, description.tables[table] ?? []);
 }
 
+/** A column that the description does not know yet gets its default, one that the catalog has no more is left out. */
 async function insertRows(tx: Queryable, table: string, rows: readonly JsonObject[]): Promise<void> {
   if (rows.length === 0) return;
+  const [found] = await tx.query<{ columns: string | null }>(
+    `select string_agg(quote_ident(column_name), ', ') as columns from information_schema.columns
+     where table_schema = 'ballast' and table_name = $1 and column_name = any ($2::text[])`,
+    [table, [...new Set(rows.flatMap((row) => Object.keys(row)))]],
+  );
+  const columns = found!.columns!;
   await tx.query(
-    `insert into ${table} overriding system value select * from jsonb_populate_recordset(null::${table}, $1::jsonb)`,
+    `insert into ${table} (${columns}) overriding system value
+     select ${columns} from jsonb_populate_recordset(null::${table}, $1::jsonb)`,
     [JSON.stringify(rows)],
   );
 }
