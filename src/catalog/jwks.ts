@@ -32,15 +32,6 @@ export async function deleteJwks(tx: Queryable, projectId: string, id: string): 
   return row;
 }
 
-/** Those that hold for a branch. */
-export async function jwksOfBranch(db: Queryable, projectId: string, branchId: string): Promise<JwksRow[]> {
-  return db.query<JwksRow>(
-    `select * from project_jwks where project_id = $1 and (branch_id is null or branch_id = $2) order by created_at, id`,
-    [projectId, branchId],
-    'jwks_of_branch',
-  );
-}
-
 /** On the branch, or on every branch of the project: roles without rights or password, where there are none of that name. */
 export async function insertPlainRoles(
   tx: Queryable,

@@ -2,11 +2,31 @@
  * Slows down guessing: after some failed logins of one address at one endpoint, or at one role from wherever, each
  * further failure is answered later. Good logins are never delayed, so nobody can lock a role out.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { addressGroup } from './address-rules.ts';
+import type { Counts } from './counts.ts';
 
 export interface LoginFailures {
   /** Counts a failure; gives how long its answer should wait. */
   note(address: string, endpointId: string, role: string): number;
+}
+
+export interface FailedLogin {
+  address: string;
+  endpointId: string;
+  role: string;
+  /** The client is gone. */
+  closed: AbortSignal;
+}
+
+/** Counts a failure and waits for as long as its answer should; never rejects. */
+export async function slowDown(
+  { counts, loginFailures }: { counts: Pick<Counts, 'loginFailed'>; loginFailures: LoginFailures },
+  { address, endpointId, role, closed }: FailedLogin,
+): Promise<void> {
+  counts.loginFailed();
+  const delayMs = loginFailures.note(address, endpointId, role);
+  if (delayMs > 0) await sleep(delayMs, undefined, { signal: closed }).catch(() => undefined);
 }
 
 const FORGET_AFTER_MS = 60_000;

@@ -5,7 +5,6 @@
  * Until authentication has succeeded nothing is woken. Every wait ends when the client goes away or its time is up.
  */
 import type { Socket } from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { EndpointChoice } from '../control-plane/proxy-access.types.ts';
 import { errorMessage } from '../lib/errors.ts';
 import { backendKeyData, negotiateProtocolVersion, notice } from '../postgres/wire/messages.ts';
@@ -27,6 +26,7 @@ import {
   parseStartupOptions,
 } from './endpoint-name.ts';
 import type { StartupOptions } from './endpoint-name.ts';
+import { slowDown } from './login-failures.ts';
 import { openConnection, readFirstPacket } from './opening.ts';
 import type { Opening } from './opening.ts';
 import type { ProxyContext } from './proxy.ts';
@@ -307,9 +307,8 @@ async function authenticateOrDelay(
     });
   } catch (error) {
     if (!(error instanceof LoginFailed)) throw error;
-    context.counts.loginFailed();
-    const delayMs = context.loginFailures.note(who.address, error.endpointId, who.role);
-    if (delayMs > 0) await sleep(delayMs, undefined, { signal: opening.reader.closed }).catch(() => undefined);
+    const { address, role } = who;
+    await slowDown(context, { address, role, endpointId: error.endpointId, closed: opening.reader.closed });
     throw refusals.password(who.role);
   }
 }

@@ -5,13 +5,13 @@
 import { hash, randomBytes } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { TLSSocket } from 'node:tls';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { ProxyEndpoint } from '../../control-plane/proxy-access.types.ts';
 import { parseVerifier } from '../../postgres/wire/scram.ts';
 import { checkAddress, normaliseAddress } from '../address-rules.ts';
 import { LoginFailed, checkQueryPassword, findEndpoint, suspicionOf } from '../authenticate.ts';
 import type { Claim } from '../authenticate.ts';
 import type { LoginKeys } from '../compute-login.ts';
+import { slowDown } from '../login-failures.ts';
 import type { ProxyContext } from '../proxy.ts';
 import { Refusal, refusals } from '../refusal.ts';
 import { mayBePlain } from '../session.ts';
@@ -159,9 +159,7 @@ async function orDelay<T>(context: ProxyContext, claim: Claim, endpoint: ProxyEn
     return await check();
   } catch (error) {
     if (!(error instanceof LoginFailed || error instanceof Refusal)) throw error;
-    context.counts.loginFailed();
-    const delayMs = context.loginFailures.note(claim.address, endpoint.endpointId, claim.role);
-    if (delayMs > 0) await sleep(delayMs, undefined, { signal: claim.closed }).catch(() => undefined);
+    await slowDown(context, { ...claim, endpointId: endpoint.endpointId });
     throw error instanceof LoginFailed ? refusals.password(claim.role) : error;
   }
 }
